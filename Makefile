@@ -1,0 +1,69 @@
+# Each target does its own set-up: on a fresh machine it needs only make and Python 3.11 to 3.13 with venv and pip.
+# `make PYTHON=python3.12 test` picks the interpreter, `make WORKERS=8 test` the number of test processes.
+
+PYTHON ?= python3
+WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := src tests $(wildcard train.py demos benchmarks)
+
+# One thread a test process: without this each worker's torch takes all cores and they wait for each other.
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest \
+	-n $(WORKERS) --dist loadscope
+
+CHECK_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-fast style quality clean distclean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## The virtual environment .venv with the package (editable) and its tools
+
+# A .venv made by hand or by another tool is kept (it may hold a torch build of your choice) and gets what it lacks.
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	@if [ ! -e $(BIN)/python ]; then \
+		command -v $(PYTHON) >/dev/null || { \
+			echo "make: there is no '$(PYTHON)'. Install Python 3.11, 3.12 or 3.13," \
+				"or name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }; \
+		$(PYTHON) -c '$(CHECK_VERSION)' || { \
+			echo "make: medsam-adapter needs Python 3.11, 3.12 or 3.13; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+				"Name another: make PYTHON=python3.12" >&2; exit 1; }; \
+		echo "Making $(VENV) with $$($(PYTHON) --version 2>&1)"; \
+		$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+			echo "make: '$(PYTHON) -m venv' failed; on Debian and Ubuntu install the package python3-venv" >&2; exit 1; }; \
+	fi
+	@$(BIN)/python -c '$(CHECK_VERSION)' || { \
+		echo "make: $(BIN)/python is $$($(BIN)/python --version 2>&1), and medsam-adapter needs 3.11, 3.12 or 3.13." \
+			"Remove it with: make distclean" >&2; exit 1; }
+	@$(BIN)/python -c 'import pip' 2>/dev/null || $(BIN)/python -m ensurepip >/dev/null
+	@echo "Installing into $(VENV) (the first time this takes minutes)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+quickstart: $(STAMP) ## msa quickstart: the whole road once, on this machine
+	$(BIN)/msa quickstart
+
+test: $(STAMP) ## All tests
+	$(PYTEST)
+
+test-fast: $(STAMP) ## The tests that are not marked slow
+	$(PYTEST) -m "not slow"
+
+style: $(STAMP) ## Formats the code and mends what ruff can mend
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+quality: $(STAMP) ## Checks format and lint, changes nothing
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+
+clean: ## Removes what builds and tests left (.venv and outputs/ stay)
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests $(wildcard demos benchmarks) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## clean, and .venv
+	rm -rf $(VENV)

@@ -1,0 +1,91 @@
+"""Adapter files: `adapter_config.json` and `adapter_model.safetensors`, as PEFT writes and reads them.
+
+The keys are PEFT's (`base_model.model.` + SamModel's names), so that `MSAModel`, `PeftModel` and `SamModel.load_adapter`
+open the same file. PEFT's own saving asks the Hub about the base, which an offline machine waits for; this does not.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peft import PeftConfig, inject_adapter_in_model
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers.utils import cached_file
+
+from medsam_adapter.adapters.config import MSAAdapterConfig
+from medsam_adapter.errors import CheckpointError
+
+WEIGHTS_NAME = "adapter_model.safetensors"
+KEY_PREFIX = "base_model.model."
+
+
+def save_adapter(model: nn.Module, folder: Path, adapter_name: str, base: str) -> None:
+    """Write one adapter of a model into a folder.
+
+    Args:
+        base: Hub id, folder or shipped name of the backbone, recorded as `base_model_name_or_path`.
+    """
+    config: MSAAdapterConfig = model.peft_config[adapter_name]
+    state = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    tensors = {KEY_PREFIX + key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    recorded, mode = config.base_model_name_or_path, config.inference_mode
+    config.base_model_name_or_path, config.inference_mode = base, True
+    try:
+        config.save_pretrained(folder)
+    finally:
+        config.base_model_name_or_path, config.inference_mode = recorded, mode
+    save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+
+
+def read_adapter_config(name: str, **source) -> MSAAdapterConfig:
+    """The adapter configuration of a folder or Hub repo.
+
+    Raises:
+        CheckpointError: if it belongs to another PEFT method.
+    """
+    try:
+        config = PeftConfig.from_pretrained(name, **source)
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            "its adapter_config.json cannot be read", file=name, expected="the configuration of an MSA adapter",
+            found=str(error), hint="open it with the library that wrote it",
+        ) from error
+    if not isinstance(config, MSAAdapterConfig):
+        raise CheckpointError(
+            "this is another kind of adapter", file=name, expected="peft_type MSA_ADAPTER",
+            found=f"{getattr(config.peft_type, 'value', config.peft_type)}", hint="open it with peft's PeftModel",
+        )
+    return config
+
+
+def load_adapter_weights(model: nn.Module, name: str, config: MSAAdapterConfig, adapter_name: str, **source) -> None:
+    """Add an adapter to a model and fill it from a folder or Hub repo; every tensor must find its place.
+
+    Raises:
+        CheckpointError: missing or unreadable file, missing or unexpected tensors, or an adapter for another width.
+    """
+    try:
+        path = cached_file(name, WEIGHTS_NAME, **source)
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{WEIGHTS_NAME} cannot be read", file=name, expected="a safetensors file beside adapter_config.json",
+            found=str(error).splitlines()[0], hint="copy or download the folder again",
+        ) from error
+    state = {key.removeprefix(KEY_PREFIX): value for key, value in tensors.items()}
+    inject_adapter_in_model(config, model, adapter_name)
+    expected = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    wrong = [f"{k}: {tuple(state[k].shape)} for {tuple(v.shape)}" for k, v in expected.items() if k in state and state[k].shape != v.shape]
+    if set(expected) != set(state) or wrong:
+        missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
+        raise CheckpointError(
+            "the adapter does not fit its base", file=name,
+            expected=f"{len(expected)} tensors of the base's width",
+            found=f"{len(missing)} missing, {len(extra)} unknown, {len(wrong)} of another shape"
+            + "".join(f"; e.g. {group[0]}" for group in (missing, extra, wrong) if group),
+            hint="open it with the base it was trained on (base_model_name_or_path in adapter_config.json)",
+        )
+    set_peft_model_state_dict(model, state, adapter_name=adapter_name)

@@ -1,0 +1,118 @@
+"""The encoder block of the paper: space adapter, depth branch, MLP adapter round a frozen SAM block.
+
+    a = Attn(LN1(x));  a = a + Space(a);  h = x + a + Depth(Attn_depth(LN1(x)));  y = h + MLP(LN2(h)) + s * Mlp(LN2(h))
+
+Differs from the official code in that LN1 comes before the window partition, as in SAM, and in that the depth attention
+runs before it, so that a sequence is one position through all slices (https://arxiv.org/abs/2304.12620, figure 2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from transformers.models.sam.modeling_sam import SamVisionLayer
+
+from medsam_adapter.adapters.attention import depth_attention
+from medsam_adapter.adapters.bottleneck import Adapter
+from medsam_adapter.adapters.config import MSAAdapterConfig
+from medsam_adapter.adapters.layer import MSALayer
+
+_chunk: contextvars.ContextVar[tuple[int, Tensor | None]] = contextvars.ContextVar("chunk", default=(1, None))
+
+
+@contextlib.contextmanager
+def volume_chunk(num_slices: int, slice_mask: Tensor | None = None) -> Iterator[None]:
+    """Tell the encoder blocks called inside that their batch is volumes of `num_slices` slices.
+
+    SAM's encoder passes only hidden states to its blocks; this is the side door. Without it each image stands alone (D = 1).
+
+    Args:
+        slice_mask: (B, D) bool, False for slices that only fill up a chunk.
+    """
+    token = _chunk.set((num_slices, slice_mask))
+    try:
+        yield
+    finally:
+        _chunk.reset(token)
+
+
+class DepthBias(nn.Module):
+    """A learned score for the distance of two slices, (2 n - 1, heads), zero at the start; longer distances share the last."""
+
+    def __init__(self, num_slices: int, heads: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2 * num_slices - 1, heads))
+
+    def forward(self, num_slices: int) -> Tensor:
+        """(heads, D, D)."""
+        reach = self.weight.shape[0] // 2
+        z = torch.arange(num_slices, device=self.weight.device)
+        return self.weight[(z[:, None] - z[None]).clamp(-reach, reach) + reach].permute(2, 0, 1)
+
+
+class MSAVisionLayer(SamVisionLayer, MSALayer):
+    """A `SamVisionLayer` with adapters. It is one, too, so that output capture and gradient checkpointing keep working."""
+
+    adapter_layer_names = ("msa_adapter_space", "msa_adapter_depth", "msa_adapter_depth_bias", "msa_adapter_mlp")
+
+    def __init__(self, base_layer: SamVisionLayer, adapter_name: str, config: MSAAdapterConfig):
+        nn.Module.__init__(self)  # not SamVisionLayer's, which would build the block's weights again
+        self._start(base_layer, adapter_name, config)
+
+    def make_adapters(self, config: MSAAdapterConfig) -> dict[str, nn.Module]:
+        block = self.get_base_layer()
+        width = block.layer_norm1.normalized_shape[0]
+        names = ["msa_adapter_space", "msa_adapter_mlp"] + ["msa_adapter_depth"] * config.use_depth
+        made: dict[str, nn.Module] = {
+            name: Adapter(width, config.bottleneck_ratio, config.activation) for name in names
+        }
+        if config.use_depth and config.depth_bias:
+            made["msa_adapter_depth_bias"] = DepthBias(config.num_slices, block.attn.num_attention_heads)
+        return made
+
+    def __call__(self, hidden_states: Tensor, **kwargs):
+        # Read here and not in forward: gradient checkpointing runs forward again after the context has gone.
+        num_slices, slice_mask = _chunk.get()
+        return super().__call__(hidden_states, num_slices=num_slices, slice_mask=slice_mask, **kwargs)
+
+    def forward(self, hidden_states: Tensor, num_slices: int = 1, slice_mask: Tensor | None = None) -> Tensor:
+        """hidden_states (B * D, H, W, C) -> the same shape."""
+        block = self.base_layer
+        if self.is_plain:
+            return block.forward(hidden_states)  # .forward: SAM's output capture must not see the block twice
+        normed = block.layer_norm1(hidden_states)
+        attended = self._space_attention(normed)
+        attended = attended + self.adapted("msa_adapter_space", attended)
+        middle = hidden_states + attended + self._depth(normed, num_slices, slice_mask)
+        normed = block.layer_norm2(middle)
+        return middle + block.mlp(normed) + self.adapted("msa_adapter_mlp", normed)
+
+    def _space_attention(self, normed: Tensor) -> Tensor:
+        block = self.base_layer
+        if not block.window_size:
+            return block.attn(hidden_states=normed)[0]
+        height, width = normed.shape[1:3]
+        windows, padded = block.window_partition(normed, block.window_size)
+        return block.window_unpartition(block.attn(hidden_states=windows)[0], block.window_size, padded, (height, width))
+
+    def _depth(self, normed: Tensor, num_slices: int, slice_mask: Tensor | None) -> Tensor | float:
+        total: Tensor | float = 0.0
+        shared = None  # adapters without a bias of their own share one attention
+        for name in self.active_adapters:
+            if name not in self.msa_adapter_depth:
+                continue
+            biases = self.msa_adapter_depth_bias
+            if name in biases:
+                bias = biases[name](num_slices)
+                mixed = depth_attention(self.base_layer.attn, normed, num_slices, slice_mask, bias)
+            else:
+                if shared is None:
+                    shared = depth_attention(self.base_layer.attn, normed, num_slices, slice_mask, None)
+                mixed = shared
+            adapter = self.msa_adapter_depth[name]
+            total = total + adapter(mixed.to(adapter.down.weight.dtype)).to(normed.dtype)
+        return total

@@ -1,0 +1,64 @@
+"""Opening a data set folder, whatever its layout.
+
+A layout is a module with `detect(root) -> bool` and `load(root, *, require_labels, channel) -> Dataset`; a new one is a
+file here and a line in `LAYOUTS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from ...errors import DataError
+from . import folder, msd
+from .base import Dataset
+
+# In the order in which "auto" asks them.
+LAYOUTS = {"msd": msd, "folder": folder}
+
+
+def open_dataset(path: str | Path, layout: str = "auto", *, require_labels: bool = True, channel: int = 0) -> Dataset:
+    """Finds the cases and label names of a data set folder; no image is read.
+
+    Args:
+        layout: "msd" (dataset.json of the Medical Segmentation Decathlon or nnU-Net), "folder" (images/ beside masks/
+            or labels/), or "auto" for whichever fits.
+        require_labels: an image without mask is an error; if False it is a case without label.
+        channel: which channel of multi-channel images to take.
+
+    Raises:
+        DataError: no such folder, unknown layout, or a folder that is not in the layout.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise DataError(
+            "is no data set folder",
+            file=root,
+            expected="a folder",
+            found="a file" if root.exists() else "no such folder",
+            hint="give the folder that holds dataset.json or images/",
+        )
+    if layout == "auto":
+        layout = next((name for name, module in LAYOUTS.items() if module.detect(root)), "")
+        if not layout:
+            entries = sorted(entry.name for entry in root.iterdir())[:8]
+            raise DataError(
+                "is in no known layout",
+                file=root,
+                expected="dataset.json (msd), or images/ beside masks/ or labels/ (folder)",
+                found=", ".join(entries) or "an empty folder",
+                hint="move the files into images/ and masks/ with matching names",
+            )
+    if layout not in LAYOUTS:
+        nearest = difflib.get_close_matches(layout, LAYOUTS, n=1, cutoff=0.0)
+        raise DataError(
+            f"there is no layout '{layout}'",
+            file=root,
+            expected=", ".join(["auto", *LAYOUTS]),
+            found=layout,
+            hint=f"did you mean '{nearest[0]}'?",
+        )
+    return LAYOUTS[layout].load(root, require_labels=require_labels, channel=channel)
+
+
+__all__ = ["LAYOUTS", "Dataset", "open_dataset"]

@@ -1,0 +1,191 @@
+"""Data sets of two folders: images/ beside masks/ or labels/, matched by file name.
+
+A mask is named as its image, or as its image plus one suffix that all masks share (`ISIC_1_segmentation.png`). An
+optional `labels.json` says what mask values mean: {"1": "liver"}, {"255": "lesion"} or {"0,255,0": "benign"}. It may
+also hold "mask_suffix", "instances": true, "patients": {case id: patient id}, "name", "modality" and "licence"; other
+keys are free text. Values other than 1..K, and colours, become labels 1..K in the order of the file; two entries with
+one name become one label.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import DataError
+from ..io import read_label, stem
+from ..sample import Case
+from .base import Dataset
+from .files import image_files, read_json_object, some
+
+MASK_FOLDERS = ("masks", "labels")
+# More values than any organ scheme has, numbered without gaps in each file: objects, not classes.
+_MIN_INSTANCE_VALUES = 20
+
+
+def detect(root: Path) -> bool:
+    return (root / "images").is_dir() and any((root / name).is_dir() for name in MASK_FOLDERS)
+
+
+def load(root: Path, *, require_labels: bool = True, channel: int = 0) -> Dataset:
+    """See `open_dataset`. Reads the masks too where there is no labels.json to say which values they have.
+
+    Raises:
+        DataError: no images, names that do not match, or a labels.json that cannot be understood.
+    """
+    if channel:
+        raise DataError(
+            "images in a plain folder have one channel", file=root, expected="channel=0", found=str(channel)
+        )
+    content = read_json_object(root / "labels.json") if (root / "labels.json").is_file() else {}
+    mask_folder = next((root / name for name in MASK_FOLDERS if (root / name).is_dir()), None)
+    if not (root / "images").is_dir() or (mask_folder is None and require_labels):
+        raise DataError(
+            "is not in the folder layout",
+            file=root,
+            expected="images/ beside masks/ or labels/",
+            found=some(sorted(entry.name for entry in root.iterdir())) or "an empty folder",
+        )
+    images = _by_stem(root / "images")
+    masks = _by_stem(mask_folder) if mask_folder else {}
+    paired = _pair(images, masks, content.get("mask_suffix"), root, require_labels)
+    patients = content.get("patients") if isinstance(content.get("patients"), dict) else {}
+    cases = [Case(name, path, paired.get(name), str(patients.get(name, ""))) for name, path in images.items()]
+    dataset = Dataset(
+        name=str(content.get("name") or root.resolve().name),
+        root=root,
+        cases=cases,
+        modality=content.get("modality"),
+        licence=content.get("licence", content.get("license")),
+    )
+    if content.get("instances") is True:
+        dataset.instances = True
+    elif not _names_from_json(dataset, content, root / "labels.json"):
+        _names_from_masks(dataset)
+    return dataset
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    files = image_files(folder)
+    doubles = [name for name, count in Counter(map(stem, files)).items() if count > 1]
+    if doubles:
+        raise DataError(
+            "has files that differ only in their suffix",
+            file=folder,
+            expected="one file for each name",
+            found=some(doubles),
+            hint="rename or remove the doubles",
+        )
+    return {stem(path): path for path in files}
+
+
+def _pair(
+    images: dict[str, Path], masks: dict[str, Path], suffix: str | None, root: Path, require_labels: bool
+) -> dict[str, Path]:
+    """{image stem: mask file}"""
+    if not images:
+        raise DataError("holds no images", file=root / "images", expected="PNG, JPEG, TIFF, BMP or NIfTI files")
+    if suffix is None:
+        suffix = _shared_suffix(images, masks)
+    paired = {name: masks[name + suffix] for name in images if name + suffix in masks}
+    strangers = sorted(set(masks) - {name + suffix for name in images})
+    lacking = sorted(set(images) - set(paired))
+    if strangers or (lacking and require_labels):
+        found = [f"{len(strangers)} masks without image: {some(strangers)}"] if strangers else []
+        found += [f"{len(lacking)} images without mask: {some(lacking)}"] if lacking else []
+        raise DataError(
+            "has images and masks whose names do not match",
+            file=root,
+            expected=f"a mask named <image>{suffix} for each image",
+            found="; ".join(found),
+            hint='rename them, or give "mask_suffix" in labels.json'
+            + ("" if strangers else "; require_labels=False allows images without mask"),
+        )
+    return paired
+
+
+def _shared_suffix(images: dict[str, Path], masks: dict[str, Path]) -> str:
+    """What most masks have behind their image's name: "" or such as "_mask"."""
+    found: Counter[str] = Counter()
+    for mask in masks:
+        name = mask if mask in images else next((mask[:n] for n in range(len(mask), 0, -1) if mask[:n] in images), None)
+        rest = mask[len(name) :] if name is not None else None
+        # "10_mask" must not read as image "1" with suffix "0_mask".
+        if rest is not None and (rest == "" or re.match(r"[_\-. ]\w", rest)):
+            found[rest] += 1
+    return found.most_common(1)[0][0] if found else ""
+
+
+def _names_from_json(dataset: Dataset, content: dict, file: Path) -> bool:
+    """Sets names and values from labels.json; False if it says nothing of values."""
+    values = {int(key): str(name) for key, name in content.items() if re.fullmatch(r"\s*\d+\s*", key)}
+    colours = {
+        tuple(int(part) for part in key.split(",")): str(name)
+        for key, name in content.items()
+        if re.fullmatch(r"\s*\d+\s*,\s*\d+\s*,\s*\d+\s*", key)
+    }
+    if values and colours:
+        raise DataError(
+            "names both values and colours",
+            file=file,
+            expected='either "1": "name" or "r,g,b": "name"',
+            found=some([*map(str, values), *map(str, colours)]),
+        )
+    if any(max(colour) > 255 for colour in colours):
+        raise DataError(
+            "names a colour above 255", file=file, expected="r, g and b from 0 to 255", found=str([*colours])
+        )
+    values.pop(0, None)
+    colours.pop((0, 0, 0), None)
+    if colours:
+        dataset.colours, dataset.label_names = _numbered(colours)
+    elif values:
+        _set_values(dataset, dict(sorted(values.items())))
+    return bool(values or colours)
+
+
+def _numbered(meanings: dict) -> tuple[dict, dict[int, str]]:
+    """{key: name} -> ({key: 1..K}, {1..K: name}), equal names sharing a number."""
+    names = list(dict.fromkeys(meanings.values()))
+    return {key: names.index(name) + 1 for key, name in meanings.items()}, dict(enumerate(names, start=1))
+
+
+def _set_values(dataset: Dataset, values: dict[int, str]) -> None:
+    numbers, dataset.label_names = _numbered(values)
+    if any(value != number for value, number in numbers.items()):
+        dataset.mask_values = numbers
+
+
+def _names_from_masks(dataset: Dataset) -> None:
+    """Concludes the labels from the values of all masks and says so in the notes."""
+    values: set[int] = set()
+    is_numbered = True  # every file holds 1..N without gaps
+    for case in dataset.cases:
+        if case.label is None:
+            continue
+        try:
+            in_file = [int(value) for value in np.unique(read_label(case.label)) if value]
+        except DataError as error:
+            if "codes its labels as colours" in error.problem:
+                raise
+            continue  # check_dataset reports a broken file; it must not keep the set from opening
+        is_numbered &= in_file == list(range(1, len(in_file) + 1))
+        values.update(in_file)
+    if len(values) >= _MIN_INSTANCE_VALUES and is_numbered:
+        dataset.instances = True
+        dataset.notes.append(
+            f"Masks number up to {max(values)} objects an image, so they are read as instances: each object is a label "
+            "of its own image and has no class. Name the values in labels.json if they are classes, or write "
+            '"instances": true there to skip this look at all masks.'
+        )
+        return
+    is_single = len(values) == 1
+    _set_values(dataset, {value: "target" if is_single else f"value {value}" for value in sorted(values)})
+    if values:
+        meaning = ", ".join(
+            f"{value} -> {name}" for value, name in zip(sorted(values), dataset.label_names.values(), strict=True)
+        )
+        dataset.notes.append(f"Label names are made up from the mask values ({meaning}); labels.json can name them.")

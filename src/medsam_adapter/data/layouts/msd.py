@@ -1,0 +1,138 @@
+"""Data sets with a `dataset.json`: Medical Segmentation Decathlon, and nnU-Net v2 (raw).
+
+MSD: "labels": {"1": "name"}, "training": [{"image": ..., "label": ...}], channels as a fourth axis of one file.
+nnU-Net v2: "labels": {"name": 1}, "file_ending", imagesTr/<case>_0000<ending> with one file a channel, labelsTr/<case>.
+Test images (imagesTs) have no labels and are not cases here.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ...errors import DataError
+from ..io import stem
+from ..sample import Case
+from .base import Dataset
+from .files import image_files, read_json_object, some
+
+
+def detect(root: Path) -> bool:
+    return (root / "dataset.json").is_file()
+
+
+def load(root: Path, *, require_labels: bool = True, channel: int = 0) -> Dataset:
+    """See `open_dataset`. Raises DataError for a dataset.json that is neither MSD nor nnU-Net v2."""
+    file = root / "dataset.json"
+    content = read_json_object(file)
+    notes: list[str] = []
+    channels = content.get("modality", content.get("channel_names", {}))
+    channels = channels if isinstance(channels, dict) else {}
+    if channels and str(channel) not in channels:
+        raise DataError(
+            "does not have the wanted channel",
+            file=file,
+            expected="one of " + ", ".join(f"{number} ({name})" for number, name in channels.items()),
+            found=str(channel),
+        )
+    modality = channels.get(str(channel), content.get("modality") if isinstance(content.get("modality"), str) else None)
+    if len(channels) > 1:
+        notes.append(
+            f"Images have {len(channels)} channels; channel {channel} ({modality}) is read, the others are not."
+        )
+    is_msd = "training" in content
+    cases = _msd_cases(root, content) if is_msd else _nnunet_cases(root, content, channel)
+    if content.get("numTraining") not in (None, len(cases)):
+        notes.append(f"dataset.json says numTraining {content['numTraining']}, and there are {len(cases)} cases.")
+    unlabelled = [case.case_id for case in cases if case.label is None]
+    if unlabelled and require_labels:
+        raise DataError(
+            "has images without a label map",
+            file=root,
+            expected="a label for each image",
+            found=f"none for {some(unlabelled)}",
+            hint="add the label files, or open the data set with require_labels=False",
+        )
+    return Dataset(
+        name=str(content.get("name") or root.resolve().name),
+        root=root,
+        cases=cases,
+        label_names=_label_names(content, file),
+        modality=modality,
+        licence=content.get("licence", content.get("license")),
+        channel=channel if is_msd and len(channels) > 1 else None,
+        notes=notes,
+    )
+
+
+def _label_names(content: dict, file: Path) -> dict[int, str]:
+    labels = content.get("labels")
+    if not isinstance(labels, dict) or not labels:
+        raise DataError(
+            "names no labels",
+            file=file,
+            expected='"labels": {"0": "background", "1": "liver"} or {"background": 0, "liver": 1}',
+            found=repr(labels),
+        )
+    names: dict[int, str] = {}
+    for key, value in labels.items():
+        number, name = (value, key) if isinstance(value, int) else (key, value)
+        try:
+            names[int(number)] = str(name)
+        except (TypeError, ValueError):
+            raise DataError(
+                f"label '{key}' is not one whole number",
+                file=file,
+                expected='"1": "liver" or "liver": 1',
+                found=f"{key!r}: {value!r}",
+                hint="region-based nnU-Net labels (lists of numbers) are not supported: name each number by itself",
+            ) from None
+    names.pop(0, None)
+    return dict(sorted(names.items()))
+
+
+def _msd_cases(root: Path, content: dict) -> list[Case]:
+    cases = []
+    for number, entry in enumerate(content["training"]):
+        entry = {"image": entry} if isinstance(entry, str) else entry
+        if not isinstance(entry, dict) or "image" not in entry:
+            raise DataError(
+                f"entry {number} of the training list names no image",
+                file=root / "dataset.json",
+                expected='{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}',
+                found=repr(entry),
+            )
+        label = root / entry["label"] if entry.get("label") else None
+        cases.append(Case(stem(entry["image"]), root / entry["image"], label, str(entry.get("patient", ""))))
+    if not cases or not any(case.image.exists() for case in cases):
+        raise DataError(
+            "lists no image that is there",
+            file=root / "dataset.json",
+            expected="image files below the data set's folder",
+            found=some([str(case.image) for case in cases]) or "an empty training list",
+            hint="unpack imagesTr and labelsTr beside dataset.json",
+        )
+    return cases
+
+
+def _nnunet_cases(root: Path, content: dict, channel: int) -> list[Case]:
+    folder, ending = root / "imagesTr", content.get("file_ending")
+    files = (
+        [path for path in image_files(folder) if not ending or path.name.endswith(ending)] if folder.is_dir() else []
+    )
+    matches = [(path, re.fullmatch(r"(.+)_(\d{4})", stem(path))) for path in files]
+    by_case: dict[str, dict[int, Path]] = {}
+    for path, match in matches:
+        if match:
+            by_case.setdefault(match[1], {})[int(match[2])] = path
+    lacking = [name for name, channels in by_case.items() if channel not in channels]
+    if not by_case or lacking:
+        raise DataError(
+            f"has no channel {channel} for every case",
+            file=folder,
+            expected=f"files <case>_{channel:04d}{ending or '.nii.gz'}, or a training list in dataset.json",
+            found=f"none for {some(lacking)}" if lacking else some([path.name for path in files]) or "no images",
+            hint="check file_ending in dataset.json and the names in imagesTr",
+        )
+    labels = {stem(path): path for path in image_files(root / "labelsTr")} if (root / "labelsTr").is_dir() else {}
+    return [Case(name, channels[channel], labels.get(name)) for name, channels in sorted(by_case.items())]

@@ -1,0 +1,67 @@
+"""The errors a user can meet, in one small family.
+
+Every error says what was wrong and, where it is known, in which file, what was expected, what was found and what to do
+next. The command line shows the text without a traceback; it leaves with exit code 2 for `MSAInputError` (the user can
+mend it) and 1 for everything else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class MSAError(Exception):
+    """Base of all errors that this library raises on purpose.
+
+    Args:
+        problem: one sentence, what is wrong.
+        file: the file or folder it was found in.
+        expected: what should have been there.
+        found: what was there instead.
+        hint: what the user can do next.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: str | Path | None = None,
+        expected: str | None = None,
+        found: str | None = None,
+        hint: str | None = None,
+    ):
+        self.problem, self.file, self.expected, self.found, self.hint = problem, file, expected, found, hint
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        lines = [f"{self.file}: {self.problem}" if self.file else self.problem]
+        lines += [
+            f"  {name}: {text}"
+            for name, text in (("expected", self.expected), ("found", self.found), ("next", self.hint))
+            if text
+        ]
+        return "\n".join(lines)
+
+
+class MSAInputError(MSAError, ValueError):
+    """Something the user gave is wrong and the user can mend it (exit code 2)."""
+
+
+class DataError(MSAInputError):
+    """A data file or data set is not what it should be."""
+
+
+class PromptError(MSAInputError):
+    """A point, box or mask prompt does not fit the image."""
+
+
+class RecipeError(MSAInputError):
+    """A recipe or a command line override has an unknown key or an impossible value."""
+
+
+class CheckpointError(MSAInputError):
+    """A model folder or Hub repo is not what it should be, or does not fit the base."""
+
+
+class MergeNotSupportedError(MSAError, NotImplementedError):
+    """MSA adapters have a non-linearity between their two projections, so no weight matrix equals base + adapter."""

@@ -1,0 +1,1 @@
+"""How good the masks are: metrics of one mask, results of a run, tables and pictures of them."""

@@ -1,0 +1,114 @@
+"""Several overlays on one sheet: a grid of pictures, and the best, median and worst cases row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..errors import MSAInputError
+from .overlays import draw_overlay, with_title
+
+_BACKGROUND_RGB = (24, 24, 27)
+
+
+@dataclass
+class OverlayItem:
+    """One case on a sheet; the fields are as in `draw_overlay`."""
+
+    caption: str
+    image: np.ndarray
+    prediction: np.ndarray
+    reference: np.ndarray | None = None
+    points_xy: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    boxes_xyxy: np.ndarray | None = None
+    pixel_spacing: tuple[float, float] = (1.0, 1.0)
+
+
+def contact_sheet(
+    panels: Sequence[Image.Image | np.ndarray], columns: int, captions: Sequence[str] | None = None, gap: int = 8
+) -> Image.Image:
+    """Pictures in rows of `columns`, each centred in a cell of the largest one's size.
+
+    Args:
+        panels: PIL pictures or uint8 arrays (H, W) or (H, W, 3); their sizes may differ.
+        columns: pictures in a row.
+        captions: one text for each panel, above it; None for none.
+        gap: pixels between and around the cells.
+
+    Raises:
+        MSAInputError: no panels, or another number of captions.
+    """
+    pictures = [panel if isinstance(panel, Image.Image) else Image.fromarray(panel) for panel in panels]
+    if not pictures or columns < 1:
+        raise MSAInputError("nothing to put on the sheet", expected="a panel and a column, at least")
+    if captions is not None and len(captions) != len(pictures):
+        raise MSAInputError(
+            "captions and panels differ in number", expected=f"{len(pictures)} captions", found=str(len(captions))
+        )
+    columns = min(columns, len(pictures))
+    width, height = (max(picture.size[axis] for picture in pictures) for axis in (0, 1))
+    cells = [_centred(picture, (width, height)) for picture in pictures]
+    if captions is not None:
+        cells = [with_title(cell, caption) for cell, caption in zip(cells, captions, strict=True)]
+    width, height = cells[0].size
+    rows = -(-len(cells) // columns)
+    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), _BACKGROUND_RGB)
+    for index, cell in enumerate(cells):
+        row, column = divmod(index, columns)
+        sheet.paste(cell, (gap + column * (width + gap), gap + row * (height + gap)))
+    return sheet
+
+
+def write_best_median_worst(path: str | Path, items: Sequence[OverlayItem], scale_to: int = 320) -> Path:
+    """Writes a PNG with a row for each item, in the order given: image, reference, prediction with its prompts.
+
+    The last panel has the reference's outline too. An item without reference has an empty cell there.
+
+    Args:
+        path: the PNG to write.
+        items: "already ordered", such as best, median, worst; the caption says which ("best: case_7, Dice 0.93").
+        scale_to: pixels of a panel's longer side.
+
+    Raises:
+        MSAInputError: no items, or one whose arrays do not fit each other.
+    """
+    rows = [_panels(item, scale_to) for item in items]
+    if not rows:
+        raise MSAInputError("nothing to put on the sheet", expected="an item, at least")
+    # One cell size for all rows, so that columns stand below each other.
+    size_wh = tuple(max(panel.size[axis] for row in rows for panel in row) for axis in (0, 1))
+    lines = []
+    for index, (item, row) in enumerate(zip(items, rows, strict=True)):
+        headings = ("image", "reference", "prediction") if index == 0 else None
+        line = contact_sheet([_centred(panel, size_wh) for panel in row], len(row), headings)
+        lines.append(with_title(line, item.caption))
+    sheet = contact_sheet(lines, 1)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path, format="PNG")
+    return path
+
+
+def _panels(item: OverlayItem, scale_to: int) -> list[Image.Image]:
+    frame = {"scale_to": scale_to, "pixel_spacing": item.pixel_spacing}
+    plain = draw_overlay(item.image, **frame)
+    if item.reference is None:
+        reference = Image.new("RGB", plain.size, _BACKGROUND_RGB)
+    else:
+        reference = draw_overlay(item.image, reference=item.reference, **frame)
+    prompts = {"points_xy": item.points_xy, "labels": item.labels, "boxes_xyxy": item.boxes_xyxy}
+    return [plain, reference, draw_overlay(item.image, item.prediction, item.reference, **prompts, **frame)]
+
+
+def _centred(picture: Image.Image, size_wh: tuple[int, int]) -> Image.Image:
+    """The picture in the middle of a dark cell."""
+    cell = Image.new("RGB", size_wh, _BACKGROUND_RGB)
+    cell.paste(
+        picture.convert("RGB"), tuple((room - side) // 2 for room, side in zip(size_wh, picture.size, strict=True))
+    )
+    return cell

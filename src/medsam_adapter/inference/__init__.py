@@ -1,0 +1,1 @@
+"""Prediction: interactively, for whole volumes, for folders."""

@@ -1,0 +1,191 @@
+"""`MSAPredictor`: encode a picture or a volume once, then answer each click with a decoder call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medsam_adapter.data.geometry import Letterbox, Turn
+from medsam_adapter.data.sample import Scan
+from medsam_adapter.errors import PromptError
+from medsam_adapter.inference.volume import CarryRules, carry_masks, encode_volume
+from medsam_adapter.modeling_msa import MSAModel
+from medsam_adapter.processing_msa import MSAProcessor, check_box, check_point
+from medsam_adapter.prompts.clicks import PADDING
+from medsam_adapter.prompts.decode import decode_masks
+from medsam_adapter.prompts.types import ObjectPrompt
+
+
+@dataclass
+class Encoded:
+    """A scan after the encoder: all that further clicks need.
+
+    Attributes:
+        embeddings: (D, C, g, g).
+        letterbox: source slice <-> model frame.
+        turn: file frame <-> source frame.
+        shape_zyx: of the source.
+    """
+
+    embeddings: Tensor
+    letterbox: Letterbox
+    turn: Turn
+    shape_zyx: tuple[int, int, int]
+
+
+class MSAPredictor:
+    """Interactive segmentation.
+
+    Example:
+        predictor = MSAPredictor.from_pretrained("org/msa-btcv")
+        predictor.set_volume(nibabel.load("ct.nii.gz"))
+        mask = predictor.predict(points=[(120, 88, 14)])      # (D, H, W) bool, array[k, j, i] of the file
+
+    Args:
+        model: an `MSAModel`; moved to `device` (the first accelerator, else the CPU).
+        processor: how scans become tensors; made from the model's image size if not given.
+    """
+
+    def __init__(self, model: MSAModel, processor: MSAProcessor | None = None, device: str | torch.device | None = None):
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = model.to(device).eval()
+        self.processor = processor or MSAProcessor.from_model(model)
+        self.encoded: Encoded | None = None
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, device: str | torch.device | None = None, **kwargs) -> MSAPredictor:
+        """Model and processor of a run folder, a Hub repo or a base."""
+        model = MSAModel.from_pretrained(name, **kwargs)
+        try:
+            processor = MSAProcessor.from_pretrained(name)
+        except (OSError, ValueError):
+            processor = None  # a plain SAM base has no MSA processor
+        if processor is not None and "image_size" not in vars(processor):
+            processor = None
+        return cls(model, processor if isinstance(processor, MSAProcessor) else None, device)
+
+    @torch.no_grad()
+    def encode(self, image, kind: str | None = None, progress: Callable[[int, int], None] | None = None) -> Encoded:
+        """Encode a picture or volume (anything `MSAProcessor` takes)."""
+        scan = self.processor.to_scan(image, kind)
+        turn = self.processor.turn_of(scan)
+        source = turn.array_to_source(self.processor.unit_intensities(scan))
+        slices = self.processor.slices_to_model(source)
+        chunk = None if scan.is_volume or kind == "volume" else 1
+        embeddings = encode_volume(self.model, slices, chunk, progress)
+        return Encoded(embeddings, Letterbox(source.shape[1:3], self.processor.image_size), turn, source.shape[:3])
+
+    def set_image(self, image) -> None:
+        """Encode a picture: (H, W), (H, W, 3), PIL image or `Scan`."""
+        self.encoded = self.encode(image, None if isinstance(image, Scan) else "image")
+
+    def set_volume(self, volume, progress: Callable[[int, int], None] | None = None) -> None:
+        """Encode a volume: (D, H, W), nibabel image or `Scan`."""
+        self.encoded = self.encode(volume, None if isinstance(volume, Scan) else "volume", progress)
+
+    def predict(
+        self,
+        points: Sequence[Sequence[float]] | None = None,
+        labels: Sequence[int] | None = None,
+        boxes: Sequence[Sequence[float]] | None = None,
+        carry: bool = True,
+        rules: CarryRules | None = None,
+        return_logits: bool = False,
+    ) -> np.ndarray:
+        """The mask of one object in the scan that was set.
+
+        Args:
+            points: (x, y) in a picture, (x, y, z) in a volume: voxels (i, j, k) of the file.
+            labels: 1 object, 0 ground; all 1 by default.
+            boxes: (x0, y0, x1, y1) in a picture; (x0, y0, z0, x1, y1, z1) in a volume, on one slice.
+            carry: in a volume, carry the mask to the other slices; otherwise only prompted slices get one.
+            return_logits: logits on the file's grid instead of a mask.
+
+        Returns:
+            (H, W) for a picture, (D, H, W) in file order for a volume; bool, or float32 logits.
+
+        Raises:
+            PromptError: no prompt, a prompt outside the scan, or no scan set.
+        """
+        if self.encoded is None:
+            raise PromptError("no scan is set", expected="set_image or set_volume first", found="nothing")
+        flat = self.encoded.shape_zyx[0] == 1
+        points = [(*p, 0) if flat and len(p) == 2 else tuple(p) for p in points or []]
+        boxes = [(b[0], b[1], 0, b[2], b[3], 0) if flat and len(b) == 4 else tuple(b) for b in boxes or []]
+        prompt = ObjectPrompt(points, list(labels) if labels is not None else [1] * len(points), boxes)
+        logits = self.predict_objects(self.encoded, [prompt], carry, rules)[0]
+        out = logits if return_logits else logits > 0
+        return out[0] if flat else out
+
+    def predict_objects(
+        self,
+        encoded: Encoded,
+        prompts: Sequence[ObjectPrompt],
+        carry: bool = True,
+        rules: CarryRules | None = None,
+        progress: Callable[[int], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> np.ndarray:
+        """Logits (n, D, H, W) on the file's grid for n objects prompted in the file frame."""
+        anchors = [self.decode_prompted_slices(encoded, prompt) for prompt in prompts]
+        if not carry:  # walkers that may not leave their slice
+            anchors = [a | {z: np.full_like(next(iter(a.values())), -20) for z in range(encoded.shape_zyx[0]) if z not in a} for a in anchors]
+        logits = carry_masks(self.model, encoded.embeddings, anchors, rules, progress, should_stop)
+        out = []
+        for volume in logits:
+            source = encoded.letterbox.logits_to_source(torch.from_numpy(volume)[:, None])[:, 0].numpy()
+            out.append(encoded.turn.array_to_file(source))
+        return np.stack(out)
+
+    @torch.no_grad()
+    def decode_prompted_slices(self, encoded: Encoded, prompt: ObjectPrompt) -> dict[int, np.ndarray]:
+        """{slice of the source: logits (h, w)} for the slices of one object that hold a click or a box."""
+        by_slice: dict[int, dict] = {}
+        if not prompt.points and not prompt.boxes:
+            raise PromptError("there is no prompt", expected="a point or a box", found="none", hint="click into the object")
+        for point, label in zip(prompt.points, prompt.labels, strict=True):
+            xyz = encoded.turn.points_to_source(_three(point))
+            check_point(xyz, encoded.shape_zyx, True)
+            entry = by_slice.setdefault(int(round(xyz[2])), {"points": [], "labels": [], "box": None})
+            entry["points"].append(encoded.letterbox.points_to_model(xyz[:2]))
+            entry["labels"].append(int(label))
+        for box in prompt.boxes:
+            corners = encoded.turn.points_to_source(np.asarray(box, float).reshape(2, 3))
+            low, high = corners.min(0), corners.max(0)
+            flat = np.array([*low[:2], *high[:2]])
+            check_box(flat, encoded.shape_zyx)
+            check_point(low, encoded.shape_zyx, True)
+            if low[2] != high[2]:
+                raise PromptError("a box lies on one slice", expected="two corners of one slice", found=str(tuple(box)))
+            entry = by_slice.setdefault(int(low[2]), {"points": [], "labels": [], "box": None})
+            entry["box"] = encoded.letterbox.boxes_to_model(flat)
+        if not any(1 in entry["labels"] or entry["box"] is not None for entry in by_slice.values()):
+            raise PromptError("only background clicks", expected="a foreground click or a box", found="none")
+        out = {}
+        for z, entry in by_slice.items():
+            device = encoded.embeddings.device
+            points = entry["points"] or [np.zeros(2, np.float32)]
+            logits, _ = decode_masks(
+                self.model,
+                encoded.embeddings[z : z + 1],
+                input_points=torch.tensor(np.stack(points), device=device)[None, None],
+                input_labels=torch.tensor(entry["labels"] or [PADDING], device=device)[None, None],
+                input_boxes=None if entry["box"] is None else torch.tensor(entry["box"], device=device)[None, None],
+            )
+            out[z] = logits[0, 0, 0].float().cpu().numpy()
+        return out
+
+
+def _three(point: Sequence[float]) -> np.ndarray:
+    if len(point) != 3:
+        raise PromptError(
+            "a point of a volume has three numbers", expected="x, y, z", found=", ".join(f"{v:g}" for v in point),
+            hint="z is the slice, counted from 0",
+        )
+    return np.asarray(point, float)

@@ -1,0 +1,136 @@
+"""Volumes: encoded in chunks of slices, and masks carried from the prompted slices both ways.
+
+Shapes: D slices, n objects, C embedding width, g grid side, h = w = 4 g.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medsam_adapter.prompts.carry import carried_prompts
+from medsam_adapter.prompts.decode import decode_masks
+
+NOTHING = -20.0
+"""Logit of slices the object does not reach."""
+
+
+@dataclass
+class CarryRules:
+    """When the walk along the slices ends.
+
+    A model that knows its object says so itself by an empty mask; the other rules catch one that leaks into a neighbour.
+    """
+
+    min_pixels: int = 1
+    """Fewest pixels (of the decoder's mask) that count as an object."""
+    max_growth: float = 3.0
+    """Largest area, as a multiple of the slice before plus `slack_pixels`."""
+    slack_pixels: int = 40
+    """Growth that is always allowed."""
+    min_overlap: float = 0.1
+    """Least share of the mask that lies on the slice before's."""
+
+
+@torch.no_grad()
+def encode_volume(
+    model, slices: Tensor, num_slices: int | None = None, progress: Callable[[int, int], None] | None = None
+) -> Tensor:
+    """Embeddings of all slices of one volume.
+
+    Args:
+        slices: (D, 3, S, S); moved to the model's device chunk by chunk.
+        num_slices: slices that are encoded together, and that the depth branch lets see each other.
+        progress: called with (slices done, D).
+
+    Returns:
+        (D, C, g, g) on the model's device; the last chunk may be shorter.
+    """
+    num_slices = num_slices or max(model.config.num_slices, 1)
+    batch = num_slices if num_slices > 1 else 8
+    parts = []
+    for first in range(0, len(slices), batch):
+        chunk = slices[first : first + batch].to(model.device, model.dtype)
+        parts.append(model.encode(chunk[None])[0] if num_slices > 1 else model.encode(chunk))
+        if progress:
+            progress(min(first + batch, len(slices)), len(slices))
+    return torch.cat(parts)
+
+
+@dataclass
+class _Walker:
+    """One object on its way along the slices."""
+
+    target: int
+    position: int
+    step: int
+    last: int
+    logits: np.ndarray
+
+
+@torch.no_grad()
+def carry_masks(
+    model,
+    embeddings: Tensor,
+    anchors: list[dict[int, np.ndarray]],
+    rules: CarryRules | None = None,
+    progress: Callable[[int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> np.ndarray:
+    """Masks on all slices from masks on some.
+
+    Args:
+        embeddings: (D, C, g, g).
+        anchors: for each of n objects {slice index: logits (h, w)}. A slice takes its mask from the nearest anchor.
+        rules: when to stop.
+        progress: called with the number of slices decoded so far.
+        should_stop: asked before each step; what is done so far is returned.
+
+    Returns:
+        (n, D, h, w) logits, `NOTHING` where the object does not reach.
+    """
+    rules = rules or CarryRules()
+    depth, side = len(embeddings), 4 * embeddings.shape[-1]
+    stride = model.config.vision_config.image_size // side
+    out = np.full((len(anchors), depth, side, side), NOTHING, np.float32)
+    walkers = []
+    for target, slices in enumerate(anchors):
+        ordered = sorted(slices)
+        for i, z in enumerate(ordered):
+            out[target, z] = slices[z]
+            if (slices[z] > 0).sum() < rules.min_pixels:
+                continue
+            below = -1 if i == 0 else (ordered[i - 1] + z) // 2
+            above = depth if i + 1 == len(ordered) else (z + ordered[i + 1]) // 2 + 1
+            walkers.append(_Walker(target, z, -1, below + 1, slices[z]))
+            walkers.append(_Walker(target, z, +1, above - 1, slices[z]))
+    done = 0
+    walkers = [w for w in walkers if w.position != w.last]
+    while walkers and not (should_stop and should_stop()):
+        positions = [w.position + w.step for w in walkers]
+        prompts = carried_prompts(np.stack([w.logits for w in walkers]), stride)
+        logits, _ = decode_masks(model, embeddings[positions], **prompts.tensors(embeddings.device, (-1, 1)))
+        going = []
+        for walker, z, new in zip(walkers, positions, logits[:, 0, 0].float().cpu().numpy(), strict=True):
+            if not _goes_on(walker.logits > 0, new > 0, rules):
+                continue
+            out[walker.target, z] = walker.logits = new
+            walker.position = z
+            if z != walker.last:
+                going.append(walker)
+        done += len(walkers)
+        walkers = going
+        if progress:
+            progress(done)
+    return out
+
+
+def _goes_on(before: np.ndarray, now: np.ndarray, rules: CarryRules) -> bool:
+    area = int(now.sum())
+    if area < rules.min_pixels or area > rules.max_growth * before.sum() + rules.slack_pixels:
+        return False
+    return (before & now).sum() >= rules.min_overlap * area

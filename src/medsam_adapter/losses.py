@@ -1,0 +1,47 @@
+"""Losses on mask logits. Shapes: logits and targets (N, h, w); targets are soft (area-averaged) masks in [0, 1].
+
+Every function returns one loss for each mask, (N,), so that the caller decides how masks are weighted.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def dice_loss(logits: Tensor, targets: Tensor, smooth: float = 1.0) -> Tensor:
+    """1 - soft Dice; `smooth` (in pixels) lets an empty target reward an empty prediction."""
+    probabilities = logits.sigmoid()
+    overlap = (probabilities * targets).sum((-2, -1))
+    total = probabilities.sum((-2, -1)) + targets.sum((-2, -1))
+    return 1 - (2 * overlap + smooth) / (total + smooth)
+
+
+def bce_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy, averaged over pixels."""
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean((-2, -1))
+
+
+def balanced_bce_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy in which object and ground weigh the same however small the object is."""
+    loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    inside = (loss * targets).sum((-2, -1)) / (targets.sum((-2, -1)) + 1e-3)
+    outside = (loss * (1 - targets)).sum((-2, -1)) / ((1 - targets).sum((-2, -1)) + 1e-3)
+    return 0.5 * (inside + outside)
+
+
+def focal_loss(logits: Tensor, targets: Tensor, gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
+    """Focal loss (https://arxiv.org/abs/1708.02002) for soft targets, averaged over pixels."""
+    probabilities = logits.sigmoid()
+    loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    miss = probabilities * (1 - targets) + (1 - probabilities) * targets
+    weight = alpha * targets + (1 - alpha) * (1 - targets)
+    return (weight * miss**gamma * loss).mean((-2, -1))
+
+
+def hard_dice(logits: Tensor, targets: Tensor) -> Tensor:
+    """Dice of the mask at logit 0 against the target at one half, (N,); two empty masks give 1. For progress, not reports."""
+    prediction, reference = logits > 0, targets > 0.5
+    overlap = (prediction & reference).sum((-2, -1))
+    total = prediction.sum((-2, -1)) + reference.sum((-2, -1))
+    return (2 * overlap + 1e-6) / (total + 1e-6)

@@ -1,0 +1,346 @@
+"""`MSAModel`: a `SamModel` with adapters, volumes, any image size and a loss.
+
+Shape legend: B batch, D slices, P objects (prompts), K points an object, M masks an object, C embedding width, g grid side
+(image_size / patch_size), h = w = 4 g side of the decoder's masks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from peft import inject_adapter_in_model
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoModelForMaskGeneration, SamConfig, SamModel
+from transformers.utils import ModelOutput, find_adapter_config_file
+
+from medsam_adapter.adapters.config import MSAAdapterConfig
+from medsam_adapter.adapters.files import load_adapter_weights, read_adapter_config, save_adapter
+from medsam_adapter.adapters.tuner import register_peft_method
+from medsam_adapter.adapters.vision_layer import volume_chunk
+from medsam_adapter.backbones import base_name, resolve_base
+from medsam_adapter.configuration_msa import MSAConfig
+from medsam_adapter.errors import CheckpointError, PromptError
+from medsam_adapter.image_size import set_image_size
+from medsam_adapter.losses import bce_loss, dice_loss
+from medsam_adapter.prompts.decode import decode_masks
+
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "proxies")
+
+
+@dataclass
+class MSAOutput(ModelOutput):
+    """Output of `MSAModel`.
+
+    Attributes:
+        loss: scalar, only with `labels`.
+        iou_scores: (B, P, M), or (B, D, P, M) for volumes: the predicted IoU of each mask.
+        pred_masks: (B, P, M, h, w), or (B, D, P, M, h, w): logits; the mask is where they are above 0.
+        image_embeddings: (B, C, g, g), or (B, D, C, g, g).
+    """
+
+    loss: Tensor | None = None
+    iou_scores: Tensor | None = None
+    pred_masks: Tensor | None = None
+    image_embeddings: Tensor | None = None
+
+
+class MSAModel(SamModel):
+    """Medical SAM Adapter (https://arxiv.org/abs/2304.12620) as one model class.
+
+    Parameter names are SAM's, so that one adapter file serves `MSAModel`, `peft.PeftModel` and `SamModel.load_adapter`.
+    """
+
+    config_class = MSAConfig
+    config: MSAConfig
+
+    def __init__(self, config: SamConfig):
+        if not isinstance(config, MSAConfig):
+            config = MSAConfig.from_sam(config)
+        super().__init__(config)
+        for name, values in (config.adapter_configs or {}).items():  # a full repo: its file holds these weights too
+            inject_adapter_in_model(MSAAdapterConfig(**values), self, name)
+            self._hf_peft_config_loaded = True
+
+    # -- building ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_base(
+        cls,
+        base: str | Path | SamModel = "sam-tiny",
+        adapter: MSAAdapterConfig | None = None,
+        *,
+        image_size: int | None = None,
+        adapter_name: str = "default",
+        id2label: dict[int, str] | None = None,
+        **kwargs,
+    ) -> MSAModel:
+        """A model with a fresh adapter, ready to train: everything but the adapter is frozen.
+
+        Args:
+            base: "sam-tiny" (ships with the package), a Hub id such as "facebook/sam-vit-base", a folder, or a `SamModel`,
+                whose weights are shared, not copied.
+            adapter: what to add; None adds nothing (plain SAM under this class).
+            image_size: side of the model frame in pixels; None keeps the base's.
+            id2label: what will be segmented, kept in the config.
+            kwargs: for `from_pretrained` of the base (`dtype`, `attn_implementation`, `revision`, ...).
+        """
+        if isinstance(base, SamModel):
+            model = cls(MSAConfig.from_sam(base.config))
+            model.load_state_dict(base.state_dict(), assign=True)
+            model.tie_weights()
+            model.to(dtype=base.dtype)
+            model.name_or_path = base.name_or_path
+        else:
+            model = cls.from_pretrained(base, **kwargs)
+        model.eval()
+        if image_size is not None:
+            set_image_size(model, image_size)
+        if id2label is not None:
+            model.config.id2label = dict(id2label)
+        model.requires_grad_(False)
+        if adapter is not None:
+            model.add_msa_adapter(adapter, adapter_name)
+        return model
+
+    def add_msa_adapter(self, adapter: MSAAdapterConfig, adapter_name: str = "default") -> None:
+        """Add a fresh adapter and make it the active, trainable one."""
+        adapter.base_model_name_or_path = self.base_name
+        self.add_adapter(adapter, adapter_name=adapter_name)
+        self.config.num_slices = adapter.num_slices if adapter.use_depth else self.config.num_slices
+
+    @property
+    def base_name(self) -> str | None:
+        """Where the base came from, as adapters record it; None for a model made in memory."""
+        return base_name(self.name_or_path) if self.name_or_path else None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *args,
+        config: SamConfig | str | None = None,
+        adapter_name: str = "default",
+        is_trainable: bool = False,
+        revision: str | None = None,
+        subfolder: str = "",
+        **kwargs,
+    ) -> MSAModel:
+        """Open an adapter-only repo, a full MSA repo, or a plain SAM; a folder, a Hub id or "sam-tiny".
+
+        Args:
+            adapter_name: name under which the adapter is loaded.
+            is_trainable: leave the adapter's weights trainable.
+            revision: branch, tag or commit of *this* repo; the base's is the one recorded in the adapter.
+
+        Raises:
+            CheckpointError: another kind of adapter, one that does not fit its base, or a base that is not recorded.
+        """
+        name = resolve_base(pretrained_model_name_or_path)
+        hub = {key: kwargs[key] for key in HUB_ARGUMENTS if kwargs.get(key) is not None}
+        adapter_kwargs = dict(kwargs.pop("adapter_kwargs", None) or {})
+        at = resolve_base(adapter_kwargs.pop("_adapter_model_path", None) or name)  # AutoModel has looked already
+        source = {**hub, **({"revision": revision} if revision else {}), **({"subfolder": subfolder} if subfolder else {})}
+        if find_adapter_config_file(at, **source) is None:
+            if not isinstance(config, SamConfig):
+                config = AutoConfig.from_pretrained(config or name, **source)
+            if not isinstance(config, SamConfig):
+                raise CheckpointError(
+                    "this is not a SAM", file=name, expected="a model of type sam or msa", found=config.model_type,
+                    hint="take facebook/sam-vit-base, an MSA repo, or sam-tiny",
+                )
+            if not isinstance(config, MSAConfig):
+                config = MSAConfig.from_sam(config)
+            model = super().from_pretrained(
+                name, *args, config=config, revision=revision or "main", subfolder=subfolder, **kwargs
+            )
+            model.name_or_path = base_name(name)
+            return model
+        return cls._from_adapter(at, args, config, adapter_name, is_trainable, source, hub, kwargs)
+
+    @classmethod
+    def _from_adapter(cls, at, args, config, adapter_name, is_trainable, source, hub, kwargs) -> MSAModel:
+        adapter = read_adapter_config(at, **source)
+        if not adapter.base_model_name_or_path:
+            raise CheckpointError(
+                "the adapter does not say which SAM it belongs to", file=at,
+                expected="base_model_name_or_path in adapter_config.json", found="none",
+                hint='write it there, e.g. "facebook/sam-vit-base"',
+            )
+        if not isinstance(config, SamConfig):
+            try:
+                config = AutoConfig.from_pretrained(config or at, **source)
+            except (OSError, ValueError):
+                config = None  # a folder that peft alone has written
+        base = resolve_base(adapter.base_model_name_or_path)
+        try:
+            model = cls.from_pretrained(base, *args, revision=adapter.revision, **hub, **kwargs)
+        except OSError as error:
+            raise CheckpointError(
+                f"its base {adapter.base_model_name_or_path!r} cannot be opened", file=at,
+                expected="a SAM on the Hub or in a folder", found=str(error).splitlines()[0],
+                hint="check the name and the network, or put the base where base_model_name_or_path says",
+            ) from error
+        if config is not None:
+            set_image_size(model, config.vision_config.image_size)
+            model.config.id2label = config.id2label
+            model.config.num_slices = getattr(config, "num_slices", 1)
+        adapter.inference_mode = not is_trainable
+        load_adapter_weights(model, at, adapter, adapter_name, **source)
+        model._hf_peft_config_loaded = True
+        model.eval()
+        return model
+
+    def save_pretrained(self, save_directory: str | Path, *args, full: bool = False, adapter_name: str | None = None, **kwargs):
+        """Write the adapter and the config (default), or base and adapters in one file.
+
+        Args:
+            full: also the base's weights; such a folder opens without any other.
+            adapter_name: which adapter; the active one by default.
+
+        Raises:
+            CheckpointError: if only the adapter is to be saved and nobody knows where the base is to be found.
+        """
+        folder = Path(save_directory)
+        if not self._hf_peft_config_loaded or full:
+            return self._save_full(folder, *args, **kwargs)
+        name = adapter_name or self.active_adapters()[0]
+        base = self.peft_config[name].base_model_name_or_path or self.base_name
+        if not base:
+            raise CheckpointError(
+                "the adapter's base was made in memory, so nobody could open the adapter later", file=folder,
+                expected="a base with a name", found="none", hint="save the base first, or use save_pretrained(..., full=True)",
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        save_adapter(self, folder, name, base)
+        self.config.architectures = [type(self).__name__]
+        self.config.save_pretrained(folder)
+
+    def _save_full(self, folder: Path, *args, **kwargs) -> None:
+        had = self._hf_peft_config_loaded
+        if had:
+            self.config.adapter_configs = {name: _plain(adapter) for name, adapter in self.peft_config.items()}
+            kwargs["save_original_format"] = False  # else the last adapter load's key renaming would be undone in the file
+        self._hf_peft_config_loaded = False
+        try:
+            super().save_pretrained(folder, *args, **kwargs)
+        finally:
+            self._hf_peft_config_loaded, self.config.adapter_configs = had, None
+
+    # -- using ---------------------------------------------------------------------------------------------------------
+
+    def encode(self, pixel_values: Tensor, slice_mask: Tensor | None = None) -> Tensor:
+        """Image embeddings, with gradients where the adapters need them.
+
+        Args:
+            pixel_values: (B, 3, H, W), or (B, D, 3, H, W): D slices that may attend to each other.
+            slice_mask: (B, D) bool, False for slices that only fill up a volume.
+
+        Returns:
+            (B, C, g, g) or (B, D, C, g, g).
+        """
+        if pixel_values.ndim == 4:
+            return self.vision_encoder(pixel_values)[0]
+        if pixel_values.ndim != 5:
+            raise PromptError(
+                "pixel_values has the wrong number of axes", expected="(B, 3, H, W) or (B, D, 3, H, W)",
+                found=str(tuple(pixel_values.shape)), hint="prepare images with MSAProcessor",
+            )
+        volumes, slices = pixel_values.shape[:2]
+        with volume_chunk(slices, slice_mask):
+            embeddings = self.vision_encoder(pixel_values.flatten(0, 1))[0]
+        return embeddings.unflatten(0, (volumes, slices))
+
+    @torch.no_grad()
+    def get_image_embeddings(self, pixel_values: Tensor, slice_mask: Tensor | None = None, **kwargs) -> Tensor:
+        """Image embeddings without gradients; shapes as in `encode`."""
+        return self.encode(pixel_values, slice_mask)
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_points: Tensor | None = None,
+        input_labels: Tensor | None = None,
+        input_boxes: Tensor | None = None,
+        input_masks: Tensor | None = None,
+        image_embeddings: Tensor | None = None,
+        multimask_output: bool = False,
+        labels: Tensor | None = None,
+        slice_mask: Tensor | None = None,
+        **kwargs,
+    ) -> MSAOutput:
+        """Masks for prompted objects.
+
+        Args:
+            pixel_values: (B, 3, H, W) or (B, D, 3, H, W); or give `image_embeddings`.
+            input_points: (B, P, K, 2), (x, y) in the model frame; for volumes (B, D, P, K, 2), or (B, P, K, 2) for the same
+                points on every slice.
+            input_labels: (B, P, K) or (B, D, P, K): 1 object, 0 ground, -1 no point; all 1 by default.
+            input_boxes: (B, P, 4) or (B, D, P, 4), x0 y0 x1 y1 in the model frame.
+            input_masks: (B, P, h, w) or (B, D, P, h, w), logits.
+            multimask_output: three masks rather than one (M).
+            labels: (B, P, H, W) or (B, D, P, H, W), the targets; gives `loss` = Dice + BCE, of the best of M masks.
+            slice_mask: (B, D) bool, False for slices that only fill up a volume; they do not count in the loss.
+
+        Without any prompt the whole picture is the box of one object.
+        """
+        if (pixel_values is None) == (image_embeddings is None):
+            raise PromptError(
+                "the model needs one of pixel_values and image_embeddings", expected="exactly one",
+                found="none" if pixel_values is None else "both", hint="pass the processor's output as it is",
+            )
+        embeddings = self.encode(pixel_values, slice_mask) if image_embeddings is None else image_embeddings
+        is_volume = embeddings.ndim == 5
+        lead = embeddings.shape[:-3]
+        prompts = {
+            "input_points": (input_points, 3), "input_labels": (input_labels, 2),
+            "input_boxes": (input_boxes, 2), "input_masks": (input_masks, 3),
+        }  # fmt: skip
+        if all(value is None for value, _ in prompts.values()):
+            side = float(self.config.vision_config.image_size - 1)
+            input_boxes = embeddings.new_tensor([0.0, 0.0, side, side]).expand(*lead, 1, 4)
+            prompts["input_boxes"] = (input_boxes, 2)
+        if input_points is not None and input_labels is None:
+            prompts["input_labels"] = (torch.ones_like(input_points[..., 0], dtype=torch.long), 2)
+        flat = {name: self._per_slice(name, value, axes, lead) for name, (value, axes) in prompts.items()}
+        logits, iou = decode_masks(self, embeddings.flatten(0, -4), **flat, multimask_output=multimask_output)
+        if is_volume:
+            logits, iou = logits.unflatten(0, lead), iou.unflatten(0, lead)
+        loss = None if labels is None else self._loss(logits, labels, slice_mask)
+        return MSAOutput(loss=loss, iou_scores=iou, pred_masks=logits, image_embeddings=embeddings)
+
+    @staticmethod
+    def _per_slice(name: str, value: Tensor | None, axes: int, lead: tuple[int, ...]) -> Tensor | None:
+        """A prompt as (images, P, ...): one that has no slice axis is repeated on each slice."""
+        if value is None:
+            return None
+        if value.ndim == axes + 1 and len(lead) == 2:
+            value = value[:, None].expand(-1, lead[1], *value.shape[1:])
+        if value.ndim != axes + len(lead) or tuple(value.shape[: len(lead)]) != tuple(lead):
+            raise PromptError(
+                f"{name} does not fit the images", expected=f"leading axes {tuple(lead)} and {axes} more",
+                found=str(tuple(value.shape)), hint="one entry for each image (and slice), then one for each object",
+            )
+        return value.reshape(-1, *value.shape[len(lead) :])
+
+    @staticmethod
+    def _loss(logits: Tensor, labels: Tensor, slice_mask: Tensor | None) -> Tensor:
+        targets = F.adaptive_avg_pool2d(labels.flatten(0, -4).float(), logits.shape[-2:]).unflatten(0, labels.shape[:-3])
+        targets = targets[..., None, :, :].expand_as(logits).float()
+        each = (dice_loss(logits.float(), targets) + bce_loss(logits.float(), targets)).amin(-1)  # best of M
+        if slice_mask is None:
+            return each.mean()
+        weights = slice_mask[..., None].expand_as(each).to(each.dtype)
+        return (each * weights).sum() / weights.sum().clamp_min(1)
+
+
+def _plain(adapter: MSAAdapterConfig) -> dict:
+    return {key: getattr(value, "value", value) for key, value in asdict(adapter).items()}
+
+
+register_peft_method()
+AutoConfig.register("msa", MSAConfig, exist_ok=True)
+AutoModel.register(MSAConfig, MSAModel, exist_ok=True)
+AutoModelForMaskGeneration.register(MSAConfig, MSAModel, exist_ok=True)

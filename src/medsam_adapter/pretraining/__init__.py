@@ -1,0 +1,1 @@
+"""Training of backbones: from nothing (`promptable`), and later self-supervised."""

@@ -1,0 +1,205 @@
+"""Training of a promptable backbone from nothing, on synthetic scenes (`msa pretrain promptable RECIPE`).
+
+One step: encode B scenes once; for each of P targets decode an opening prompt (click, several clicks, box, box and click, or
+a mask of the neighbouring slice), then a few rounds in which a simulated person corrects the largest error, the previous
+logits going in as mask prompt. The loss sums over rounds. Scene i is the same whatever the machine, so a resumed run goes
+on as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from tqdm.auto import tqdm
+from transformers import SamModel
+
+from medsam_adapter.losses import balanced_bce_loss, dice_loss, hard_dice
+from medsam_adapter.pretraining.backbone import BackboneConfig, build_backbone
+from medsam_adapter.pretraining.synthetic import make_scene
+from medsam_adapter.prompts.decode import decode_masks
+from medsam_adapter.prompts.simulate import PromptSet, correct, opening_prompts
+
+
+@dataclass
+class PromptableRecipe:
+    """All that makes a backbone."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    steps: int = 5000
+    """Optimisation steps in all."""
+    batch_size: int = 8
+    """Scenes in a step."""
+    prompts_per_scene: int = 4
+    """Targets P in a scene."""
+    max_corrections: int = 3
+    """Most corrective rounds after the opening prompt: none in 40 % of the steps, else drawn evenly from 0 to this."""
+    learning_rate: float = 5e-4
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.05
+    """Weight decay of AdamW."""
+    warmup_steps: int = 200
+    """Steps of linear warm-up."""
+    decay_fraction: float = 0.3
+    """Share of the steps, at the end, in which the learning rate falls linearly to zero."""
+    curriculum_steps: int = 2500
+    """Steps until the hardest scenes of a batch have full difficulty; easier ones always stay in the mix."""
+    mixed_precision: str = "bf16"
+    """no, bf16 or fp16."""
+    seed: int = 0
+    """Seed of weights, scenes and prompts."""
+    checkpoint_every: int = 250
+    """Steps between checkpoints."""
+    workers: int = 1
+    """Processes that make scenes."""
+
+
+def learning_rate(recipe: PromptableRecipe, step: int) -> float:
+    """Warm-up, plateau, linear decay to zero: a plateau lets a run be ended, or prolonged, at any checkpoint."""
+    decay_steps = max(1, round(recipe.steps * recipe.decay_fraction))
+    up, down = (step + 1) / recipe.warmup_steps, (recipe.steps - step) / decay_steps
+    return recipe.learning_rate * max(0.0, min(1.0, up, down))
+
+
+class Scenes(IterableDataset):
+    """Batches of scenes from step `start` on: (pixel_values (B, 3, S, S), targets (B, P, S, S) bool)."""
+
+    def __init__(self, recipe: PromptableRecipe, start: int):
+        self.recipe, self.start = recipe, start
+
+    def __iter__(self):
+        worker = get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        for step in range(self.start + first, self.recipe.steps, stride):
+            yield self.batch(step)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        recipe = self.recipe
+        hardest = min(1.0, max(0.0, (step - 150) / max(1, recipe.curriculum_steps - 150)))
+        first_seed = (recipe.seed * 1_000_003 + step) * recipe.batch_size
+        levels = hardest * np.random.default_rng((recipe.seed, step, 1)).uniform(size=recipe.batch_size) ** 0.6
+        scenes = [
+            make_scene(first_seed + i, recipe.backbone.image_size, float(level), recipe.prompts_per_scene)
+            for i, level in enumerate(levels)
+        ]
+        return torch.stack([s.pixel_values for s in scenes]), torch.stack([s.targets for s in scenes])
+
+
+def prompt_loss(model: SamModel, pixel_values: Tensor, targets: Tensor, rng: np.random.Generator, max_corrections: int):
+    """Loss of one step and the Dice after the opening and after the last round.
+
+    Args:
+        pixel_values: (B, 3, S, S).
+        targets: (B, P, S, S) bool.
+    """
+    size = pixel_values.shape[-1]
+    embeddings = model.vision_encoder(pixel_values)[0]  # (B, C, g, g)
+    stride = size // (4 * embeddings.shape[-1])
+    soft = F.avg_pool2d(targets.flatten(0, 1)[:, None].float(), stride)[:, 0]  # (BP, h, w)
+    hard = (soft > 0.5).cpu().numpy()
+    prompts: PromptSet = opening_prompts(hard, stride, rng)
+    multimask = rng.random() < 0.2
+    loss, first_dice = 0.0, None
+    rounds = 1 + (int(rng.integers(0, max_corrections + 1)) if rng.random() < 0.6 else 0)
+    for number in range(rounds):
+        logits, iou = decode_masks(
+            model,
+            embeddings,
+            **prompts.tensors(embeddings.device, (len(targets), -1)),
+            multimask_output=multimask and number == 0,
+        )
+        logits, iou = logits.float().flatten(0, 1), iou.float().flatten(0, 1)  # (BP, M, h, w), (BP, M)
+        repeated = soft[:, None].expand_as(logits)
+        each = balanced_bce_loss(logits, repeated) + dice_loss(logits, repeated)  # (BP, M)
+        best = each.argmin(1, keepdim=True)
+        loss = loss + each.gather(1, best).mean()
+        with torch.no_grad():
+            overlap = ((logits > 0) & (repeated > 0.5)).sum((-2, -1))
+            union = ((logits > 0) | (repeated > 0.5)).sum((-2, -1))
+        loss = loss + 0.1 * F.mse_loss(iou, overlap / union.clamp_min(1))
+        shown = logits.detach().gather(1, best[..., None, None].expand(-1, 1, *logits.shape[-2:]))[:, 0]
+        last_dice = hard_dice(shown, soft).mean()
+        first_dice = last_dice if first_dice is None else first_dice
+        if number + 1 < rounds:
+            prompts = correct(prompts, shown.cpu().numpy(), hard, stride, rng)
+    return loss / rounds, first_dice, last_dice
+
+
+def pretrain_promptable(recipe: PromptableRecipe, output: Path, resume: bool = False, stop_after: int | None = None):
+    """Train a backbone and write it to `output` as a `SamModel` folder with `recipe.json` and `log.jsonl`.
+
+    Args:
+        output: run folder; its `checkpoint.pt` lets `resume=True` go on.
+        stop_after: end this session after so many steps (the checkpoint is written), for training in stages.
+    """
+    accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
+    torch.manual_seed(recipe.seed)
+    model = build_backbone(recipe.backbone)
+    if accelerator.device.type == "cpu":  # torch's fused attention is twice as slow as its parts for the decoder's few tokens
+        model.mask_decoder.config._attn_implementation = "eager"
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        betas=(0.9, 0.95),
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    checkpoint, start = output / "checkpoint.pt", 0
+    if resume and checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+    (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
+    model, optimizer = accelerator.prepare(model, optimizer)
+    end = min(recipe.steps, start + stop_after) if stop_after else recipe.steps
+    loader = DataLoader(
+        Scenes(recipe, start), batch_size=None, num_workers=recipe.workers, prefetch_factor=4 if recipe.workers else None
+    )
+    window, began = [], time.perf_counter()
+    model.train()
+    progress = tqdm(zip(range(start, end), loader, strict=False), initial=start, total=end, unit="step", mininterval=5)
+    for step, (pixel_values, targets) in progress:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, step)
+        rng = np.random.default_rng((recipe.seed, step))
+        with accelerator.autocast():
+            loss, first, last = prompt_loss(
+                model, pixel_values.to(accelerator.device), targets.to(accelerator.device), rng, recipe.max_corrections
+            )
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss became {loss.item()} at step {step}")
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        window.append((loss.item(), first.item(), last.item()))
+        done = step + 1
+        if done % 100 == 0 or done == end:
+            mean = np.mean(window, axis=0)
+            row = {
+                "step": done,
+                "loss": round(float(mean[0]), 4),
+                "dice_first": round(float(mean[1]), 4),
+                "dice_last": round(float(mean[2]), 4),
+                "learning_rate": round(learning_rate(recipe, step), 7),
+                "seconds": round(time.perf_counter() - began, 1),
+            }
+            with (output / "log.jsonl").open("a") as log:
+                log.write(json.dumps(row) + "\n")
+            progress.set_postfix(loss=row["loss"], first=row["dice_first"], last=row["dice_last"], refresh=False)
+            window = []
+        if done % recipe.checkpoint_every == 0 or done == end:
+            plain_model = accelerator.unwrap_model(model)
+            state = {"model": plain_model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
+            torch.save(state, checkpoint.with_suffix(".tmp"))
+            checkpoint.with_suffix(".tmp").rename(checkpoint)
+    accelerator.unwrap_model(model).save_pretrained(output)

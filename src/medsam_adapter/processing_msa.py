@@ -1,0 +1,282 @@
+"""`MSAProcessor`: scans and prompts to tensors in the model frame, masks back onto the source grid.
+
+It is an image processor of transformers (`preprocessor_config.json`), opened by `AutoProcessor` and `AutoImageProcessor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoImageProcessor, AutoProcessor, BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+
+from medsam_adapter.configuration_msa import MSAConfig
+from medsam_adapter.data.geometry import Letterbox, Turn, to_tensor
+from medsam_adapter.data.intensity import check_mode, to_unit
+from medsam_adapter.data.sample import Scan
+from medsam_adapter.errors import DataError, PromptError
+from medsam_adapter.prompts.clicks import PADDING
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class MSAProcessor(BaseImageProcessor):
+    """Prepares images and volumes for `MSAModel`.
+
+    Args:
+        image_size: side S of the model frame in pixels.
+        intensity: how values become [0, 1]: "rgb", "unit", "percentile", "window", "ct:soft-tissue", ... (data.intensity);
+            None is enough for 8-bit pictures only.
+        window_hu: (low, high) for "window".
+        orientation: where x, y and z of a volume with an affine point, e.g. "LPS" for axial slices; None leaves the file's
+            own axes.
+        image_mean, image_std: normalisation of values in [0, 1], SAM's by default.
+    """
+
+    model_input_names = ["pixel_values"]
+
+    def __init__(
+        self,
+        image_size: int = 1024,
+        intensity: str | None = None,
+        window_hu: Sequence[float] | None = None,
+        orientation: str | None = "LPS",
+        image_mean: Sequence[float] = IMAGENET_MEAN,
+        image_std: Sequence[float] = IMAGENET_STD,
+        **kwargs,
+    ):
+        kwargs.pop("processor_class", None), kwargs.pop("image_processor_type", None)
+        super().__init__(**kwargs)
+        self.image_size = image_size
+        if window_hu is not None and intensity is None:
+            intensity = "window"
+        check_mode(intensity, window_hu)
+        self.intensity, self.orientation = intensity, orientation
+        self.window_hu = None if window_hu is None else [float(v) for v in window_hu]
+        self.image_mean, self.image_std = list(image_mean), list(image_std)
+
+    @classmethod
+    def from_model(cls, model, **kwargs) -> MSAProcessor:
+        """A processor for a model's image size."""
+        return cls(image_size=model.config.vision_config.image_size, **kwargs)
+
+    # -- images --------------------------------------------------------------------------------------------------------
+
+    def to_scan(self, image: Any, kind: str | None = None) -> Scan:
+        """Any accepted image as a `Scan` in the file frame.
+
+        Args:
+            image: PIL image, nibabel image, `Scan`, torch tensor or array: (H, W), (H, W, 3), (D, H, W), (D, H, W, 3).
+            kind: "image" or "volume" where the shape leaves it open.
+
+        Raises:
+            DataError: a shape that is none of these, or one that could be two of them.
+        """
+        if isinstance(image, Scan):
+            return image
+        if isinstance(image, Image.Image):
+            image = np.asarray(image.convert("RGB") if image.mode in ("P", "RGBA", "CMYK", "LA", "YCbCr", "1") else image)
+        if isinstance(image, nib.spatialimages.SpatialImage):
+            data = np.asanyarray(image.dataobj)
+            data = data[..., 0] if data.ndim == 4 and data.shape[3] == 1 else data
+            if data.ndim != 3:
+                raise _bad_shape(data.shape, "a NIfTI image of three axes")
+            spacing = tuple(float(v) for v in nib.affines.voxel_sizes(image.affine)[::-1])
+            return Scan(data.transpose(2, 1, 0), spacing, np.asarray(image.affine))
+        array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+        is_colour = array.ndim >= 3 and array.shape[-1] == 3
+        if array.ndim == 2:
+            return Scan(array[None])
+        if array.ndim == 3 and kind is None and array.shape[0] == 3 and not is_colour:
+            raise DataError(
+                "an array of shape (3, H, W) is either three slices or a picture with its channels first",
+                expected="(H, W, 3) for a picture, or kind='volume'", found=str(array.shape),
+                hint="transpose the picture to (H, W, 3), or pass kind='volume'",
+            )
+        if array.ndim == 3 and kind != "volume" and is_colour:
+            return Scan(array[None])
+        if array.ndim == 3 and kind != "image":
+            return Scan(array)
+        if array.ndim == 4 and is_colour and kind != "image":
+            return Scan(array)
+        raise _bad_shape(array.shape, "(H, W), (H, W, 3), (D, H, W) or (D, H, W, 3)" + (f" for kind={kind!r}" if kind else ""))
+
+    def turn_of(self, scan: Scan) -> Turn:
+        """The turn from a scan's file frame to the source frame."""
+        shape_ijk = scan.shape_zyx[::-1]
+        if scan.affine is None or self.orientation is None:
+            return Turn.none(shape_ijk)
+        return Turn.to_codes(scan.affine, shape_ijk, self.orientation)
+
+    def slices_to_model(self, array: np.ndarray) -> Tensor:
+        """Source slices (D, H, W) or (D, H, W, 3), intensities in [0, 1], to normalised (D, 3, S, S)."""
+        images = to_tensor(array)
+        images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
+        resized = Letterbox(array.shape[1:3], self.image_size)
+        mean, std = (torch.tensor(v)[:, None, None] for v in (self.image_mean, self.image_std))
+        height, width = resized.resized_hw
+        images = resized.image_to_model(images)
+        images = (images - mean) / std
+        images[..., height:, :], images[..., :, width:] = 0, 0  # SAM pads after normalising
+        return images
+
+    def unit_intensities(self, scan: Scan) -> np.ndarray:
+        """The scan's values in [0, 1] by this processor's intensity mode; errors name the file."""
+        try:
+            return to_unit(scan.array, self.intensity, self.window_hu)
+        except DataError as error:
+            raise DataError(
+                error.problem, file=scan.path, expected=error.expected, found=error.found, hint=error.hint
+            ) from error
+
+    def __call__(
+        self,
+        images: Any,
+        input_points: Sequence | None = None,
+        input_labels: Sequence | None = None,
+        input_boxes: Sequence | None = None,
+        kind: str | None = None,
+        return_tensors: str = "pt",
+    ) -> BatchFeature:
+        """Tensors for `MSAModel`.
+
+        Args:
+            images: one image or volume, or a list of them (all images, or all volumes).
+            input_points: for each image a list of objects, each a list of points (x, y), for volumes (x, y, z), in pixels of
+                the source; a point outside the image is an error.
+            input_labels: for each image, for each object: 1 object, 0 ground; all 1 by default.
+            input_boxes: for each image a list of boxes x0 y0 x1 y1, for volumes followed by z.
+            kind: "image" or "volume" where a shape leaves it open.
+
+        Returns:
+            pixel_values (B, 3, S, S) or (B, D, 3, S, S); input_points (B, P, K, 2) or (B, D, P, K, 2) with input_labels,
+            filled up with label -1; input_boxes likewise; original_sizes and reshaped_input_sizes (B, 2); slice_mask (B, D)
+            for volumes.
+        """
+        if return_tensors != "pt":
+            raise DataError("only PyTorch tensors are made", expected='return_tensors="pt"', found=repr(return_tensors))
+        batch = list(images) if isinstance(images, (list, tuple)) else [images]
+        scans = [self.to_scan(image, kind) for image in batch]
+        is_volume = [scan.is_volume or kind == "volume" for scan in scans]
+        if len(set(is_volume)) != 1:
+            raise DataError("a batch holds either images or volumes", expected="one kind", found="both")
+        turns = [self.turn_of(scan) for scan in scans]
+        sources = [turn.array_to_source(self.unit_intensities(scan)) for turn, scan in zip(turns, scans, strict=True)]
+        boxes_of = [Letterbox(source.shape[1:3], self.image_size) for source in sources]
+        pixels = [self.slices_to_model(source) for source in sources]
+        data: dict[str, Any] = {
+            "original_sizes": torch.tensor([b.size_hw for b in boxes_of]),
+            "reshaped_input_sizes": torch.tensor([b.resized_hw for b in boxes_of]),
+        }
+        depths = [len(p) for p in pixels]
+        if is_volume[0]:
+            data["pixel_values"] = torch.stack([_fill_up(p, max(depths)) for p in pixels])
+            data["slice_mask"] = torch.arange(max(depths))[None] < torch.tensor(depths)[:, None]
+        else:
+            data["pixel_values"] = torch.cat(pixels)
+        depth = max(depths) if is_volume[0] else None
+        if input_points is not None:
+            points, labels = self._points(input_points, input_labels, sources, boxes_of, depth)
+            data["input_points"], data["input_labels"] = points, labels
+        if input_boxes is not None:
+            data["input_boxes"] = self._boxes(input_boxes, sources, boxes_of, depth)
+        return BatchFeature(data=data)
+
+    # -- prompts -------------------------------------------------------------------------------------------------------
+
+    def _points(self, points, labels, sources, letterboxes, depth) -> tuple[Tensor, Tensor]:
+        _same_length("input_points", points, sources)
+        objects, most = max(len(p) for p in points), max(len(k) for p in points for k in p)
+        lead = (len(points), objects) if depth is None else (len(points), depth, objects)
+        out = np.zeros((*lead, most, 2), np.float32)
+        out_labels = np.full((*lead, most), PADDING, np.int64)
+        for b, image_points in enumerate(points):
+            for p, object_points in enumerate(image_points):
+                for k, point in enumerate(object_points):
+                    label = 1 if labels is None else int(labels[b][p][k])
+                    check_point(point, sources[b].shape, depth is not None)
+                    at = (b, p, k) if depth is None else (b, int(round(point[2])), p, k)
+                    out[at], out_labels[at] = letterboxes[b].points_to_model(point[:2]), label
+        return torch.from_numpy(out), torch.from_numpy(out_labels)
+
+    def _boxes(self, boxes, sources, letterboxes, depth) -> Tensor:
+        _same_length("input_boxes", boxes, sources)
+        rows = []
+        for source, letterbox, image_boxes in zip(sources, letterboxes, boxes, strict=True):
+            for box in image_boxes:
+                check_box(box, source.shape)
+            rows.append(torch.from_numpy(letterbox.boxes_to_model(np.asarray(image_boxes)[:, :4])))
+        stacked = torch.stack(rows)
+        return stacked if depth is None else stacked[:, None].expand(-1, depth, -1, -1).clone()
+
+    # -- masks ---------------------------------------------------------------------------------------------------------
+
+    def post_process_masks(
+        self, masks: Tensor, original_sizes, reshaped_input_sizes=None, binarize: bool = True
+    ) -> list[Tensor]:
+        """Masks on the source grid.
+
+        Args:
+            masks: (B, P, M, h, w) or (B, D, P, M, h, w), logits of the model.
+            original_sizes: (B, 2), heights and widths of the sources.
+            binarize: bool masks at logit 0; otherwise logits.
+
+        Returns:
+            for each image (P, M, H, W), for each volume (D, P, M, H, W).
+        """
+        out = []
+        for logits, size in zip(masks, torch.as_tensor(original_sizes).tolist(), strict=True):
+            resized = Letterbox(tuple(size), self.image_size).logits_to_source(logits.flatten(0, -4).float())
+            resized = resized.unflatten(0, logits.shape[:-3])
+            out.append(resized > 0 if binarize else resized)
+        return out
+
+
+def check_point(point: Sequence[float], shape: tuple[int, ...], is_volume: bool) -> None:
+    """Raise a `PromptError` unless the point (x, y) or (x, y, z) lies in a (D, H, W) image."""
+    wanted = 3 if is_volume else 2
+    if len(point) != wanted:
+        raise PromptError(
+            f"a point of this {'volume' if is_volume else 'image'} has {wanted} numbers",
+            expected="x, y, z" if is_volume else "x, y", found=", ".join(f"{v:g}" for v in point),
+            hint="z is the slice, counted from 0" if is_volume else "leave the slice out",
+        )
+    limits = (shape[2], shape[1], shape[0])
+    if any(not 0 <= value <= limit - 1 for value, limit in zip(point, limits, strict=False)):
+        raise PromptError(
+            "a point lies outside the image",
+            expected=", ".join(f"0 <= {n} <= {s - 1}" for n, s in zip("xyz"[:wanted], limits, strict=False)),
+            found=", ".join(f"{v:g}" for v in point), hint="points are x (column), y (row), z (slice), counted from 0",
+        )
+
+
+def check_box(box: Sequence[float], shape: tuple[int, ...]) -> None:
+    """Raise a `PromptError` unless x0 y0 x1 y1 (and z) is a box in a (D, H, W) image."""
+    if len(box) not in (4, 5) or not (0 <= box[0] <= box[2] <= shape[2] - 1 and 0 <= box[1] <= box[3] <= shape[1] - 1):
+        raise PromptError(
+            "a box does not fit the image", expected=f"x0 <= x1 <= {shape[2] - 1} and y0 <= y1 <= {shape[1] - 1}",
+            found=", ".join(f"{v:g}" for v in box), hint="boxes are x0, y0, x1, y1 in pixels, counted from 0",
+        )
+
+
+def _bad_shape(shape: tuple[int, ...], expected: str) -> DataError:
+    return DataError("this is no image or volume", expected=expected, found=f"shape {tuple(shape)}", hint="check the axes")
+
+
+def _same_length(name: str, given: Sequence, sources: list) -> None:
+    if len(given) != len(sources):
+        raise PromptError(f"{name} has one entry for each image", expected=str(len(sources)), found=str(len(given)))
+
+
+def _fill_up(slices: Tensor, depth: int) -> Tensor:
+    return torch.cat([slices, slices.new_zeros(depth - len(slices), *slices.shape[1:])]) if len(slices) < depth else slices
+
+
+AutoImageProcessor.register(MSAConfig, MSAProcessor, exist_ok=True)
+AutoProcessor.register(MSAConfig, MSAProcessor, exist_ok=True)

@@ -1,0 +1,1 @@
+"""Training of adapters: recipe, objective, loop, checkpoints."""

@@ -1,0 +1,270 @@
+"""A recipe: dataclasses that are the YAML file and the command line at once.
+
+`recipe.yaml` holds only what differs from the defaults here; `--section.key value` overrides it; the resolved recipe is
+saved with each run. The text under a field is its help.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medsam_adapter.errors import RecipeError
+
+
+@dataclass
+class ModelSection:
+    base: str = "sam-tiny"
+    """Backbone: sam-tiny (ships with the package), a Hub id such as facebook/sam-vit-base, or a folder."""
+    image_size: int | None = None
+    """Side of the model frame in pixels, a multiple of the patch; the base's own if empty."""
+    adapter: dict[str, Any] = field(default_factory=dict)
+    """Fields of MSAAdapterConfig: bottleneck_ratio, use_depth, num_slices, prompt_fusion, ..."""
+
+
+@dataclass
+class DataSection:
+    path: str = ""
+    """Folder of the data set."""
+    layout: str = "auto"
+    """How it is laid out: auto, msd, folder."""
+    intensity: str | None = None
+    """rgb, unit, percentile, window or ct:WINDOW; may be empty for 8-bit pictures only."""
+    window_hu: list[float] | None = None
+    """[low, high] for intensity: window."""
+    orientation: str | None = "LPS"
+    """Where x, y, z of volumes point: LPS gives axial, LIP coronal, PIL sagittal slices; empty keeps the file's axes."""
+    targets: list[str] | None = None
+    """Names of the labels to learn; all if empty."""
+    split: str | None = None
+    """A JSON file {train: [case ids], val: [...], test: [...]}; made from the fractions and the seed if empty."""
+    val_fraction: float = 0.1
+    """Share of the patients that choose the best checkpoint."""
+    test_fraction: float = 0.0
+    """Share of the patients that training never sees."""
+    split_seed: int = 0
+    """Seed of the split."""
+    max_train_cases: int | None = None
+    """Use only so many training cases."""
+    max_val_cases: int | None = 16
+    """Validate on at most so many cases."""
+    samples_per_case: int = 1
+    """Chunks drawn from each volume in an epoch (pictures: repeats)."""
+    objects: int = 2
+    """Objects prompted in each sample."""
+    augment: bool = True
+    """Random affine and intensity changes."""
+    flip: bool = False
+    """Also mirror left and right; wrong for organs that have a side."""
+    workers: int = 0
+    """Processes that load data."""
+
+
+@dataclass
+class PromptSection:
+    click: float = 0.5
+    """Weight of samples that open with one click; the weights of the five kinds need not sum to 1."""
+    clicks: float = 0.1
+    """Weight of two to ten clicks."""
+    box: float = 0.15
+    """Weight of a jittered box."""
+    box_and_click: float = 0.05
+    """Weight of a jittered box and a click."""
+    neighbour: float = 0.2
+    """Weight of a mask like the one of a neighbouring slice."""
+    max_corrections: int = 2
+    """Most corrective clicks after the opening prompt."""
+    correction_probability: float = 0.5
+    """Share of the steps with corrective clicks."""
+    carry_slices: int = 16
+    """In volumes: farthest slice a mask is carried to, each way; 0 trains prompted slices only."""
+
+
+@dataclass
+class LossSection:
+    dice: float = 1.0
+    """Weight of the soft Dice loss."""
+    bce: float = 1.0
+    """Weight of the binary cross-entropy."""
+    focal: float = 0.0
+    """Weight of the focal loss."""
+    carry: float = 1.0
+    """Weight of carried slices against prompted ones."""
+
+
+@dataclass
+class OptimSection:
+    epochs: int = 20
+    """Passes over the training cases."""
+    batch_size: int = 2
+    """Volumes (or pictures) in a step of one process."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.01
+    """Weight decay of AdamW."""
+    warmup_fraction: float = 0.05
+    """Share of the steps with a rising learning rate; cosine decay follows."""
+    gradient_accumulation: int = 1
+    """Steps whose gradients are summed before an update."""
+    gradient_clipping: float = 1.0
+    """Largest norm of the gradient; 0 switches clipping off."""
+    gradient_checkpointing: bool = False
+    """Recompute the encoder's activations in the backward pass: less memory, more time."""
+    mixed_precision: str = "no"
+    """no, bf16 or fp16."""
+
+
+@dataclass
+class RunSection:
+    output: str = "outputs/run"
+    """Folder of the run."""
+    seed: int = 0
+    """Seed of adapter weights, data order, augmentation and prompts."""
+    validate_every: int = 1
+    """Epochs between validations."""
+    checkpoint_every: int = 1
+    """Epochs between checkpoints."""
+    tracker: str = "none"
+    """none, tensorboard, trackio or wandb."""
+
+
+@dataclass
+class Recipe:
+    """All that makes one adapter."""
+
+    name: str = "msa"
+    model: ModelSection = field(default_factory=ModelSection)
+    data: DataSection = field(default_factory=DataSection)
+    prompts: PromptSection = field(default_factory=PromptSection)
+    loss: LossSection = field(default_factory=LossSection)
+    optim: OptimSection = field(default_factory=OptimSection)
+    run: RunSection = field(default_factory=RunSection)
+
+    def to_yaml(self) -> str:
+        """Every value, defaults included."""
+        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply command line overrides.
+
+    Args:
+        path: a YAML file, or a folder with `recipe.yaml`.
+        overrides: `--section.key value` or `--section.key=value`, as they stand on the command line.
+
+    Raises:
+        RecipeError: missing file, broken YAML, unknown key (the nearest right one is named) or a value of the wrong type.
+    """
+    path = Path(path)
+    file = path / "recipe.yaml" if path.is_dir() else path
+    if not file.is_file():
+        raise RecipeError("there is no such recipe", file=file, expected="a YAML file", hint="hub_configs/ holds examples")
+    try:
+        values = yaml.safe_load(file.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise RecipeError("the recipe is not YAML", file=file, found=str(error).replace("\n", " ")) from error
+    if not isinstance(values, dict):
+        raise RecipeError("the recipe is not a table", file=file, expected="section: {key: value}", found=str(values)[:80])
+    for key, value in _pairs(overrides):
+        _set(values, key.split("."), value, key)
+    return make_recipe(values, file)
+
+
+def make_recipe(values: dict[str, Any], file: str | Path | None = None) -> Recipe:
+    """A recipe from nested dictionaries, checked."""
+    recipe = _fill(Recipe, values, "", file)
+    _check(recipe, file)
+    return recipe
+
+
+def _check(recipe: Recipe, file) -> None:
+    bounds = [
+        ("data.val_fraction", recipe.data.val_fraction, 0, 0.9),
+        ("data.test_fraction", recipe.data.test_fraction, 0, 0.9),
+        ("optim.epochs", recipe.optim.epochs, 1, 10**6),
+        ("optim.batch_size", recipe.optim.batch_size, 1, 10**6),
+        ("optim.learning_rate", recipe.optim.learning_rate, 0, 10),
+        ("data.objects", recipe.data.objects, 1, 1000),
+        ("data.samples_per_case", recipe.data.samples_per_case, 1, 10**6),
+        ("optim.gradient_accumulation", recipe.optim.gradient_accumulation, 1, 10**6),
+    ]
+    for name, value, low, high in bounds:
+        if not low <= value <= high:
+            raise RecipeError(f"{name} is out of range", file=file, expected=f"{low} to {high}", found=str(value))
+    for name, value, choices in (
+        ("optim.mixed_precision", recipe.optim.mixed_precision, ("no", "bf16", "fp16")),
+        ("run.tracker", recipe.run.tracker, ("none", "tensorboard", "trackio", "wandb")),
+    ):
+        if value not in choices:
+            raise RecipeError(f"{name} is not one of its values", file=file, expected=", ".join(choices), found=str(value))
+
+
+def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
+    pairs, rest = [], list(overrides)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise RecipeError(f"cannot read {word!r}", expected="--section.key value", hint="quote values with spaces")
+        key, found, value = word[2:].partition("=")
+        if not found:
+            if not rest:
+                raise RecipeError(f"--{key} has no value", expected=f"--{key} VALUE")
+            value = rest.pop(0)
+        pairs.append((key.replace("-", "_"), yaml.safe_load(value)))
+    return pairs
+
+
+def _set(values: dict, keys: list[str], value: Any, name: str) -> None:
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise RecipeError(f"--{name} does not name a value", expected="--section.key value")
+    values[keys[-1]] = value
+
+
+def _fill(cls: type, values: dict[str, Any], where: str, file) -> Any:
+    hints = typing.get_type_hints(cls)
+    made = {}
+    for key, value in values.items():
+        name = f"{where}{key}"
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, 1, 0.4)
+            raise RecipeError(
+                f"unknown key {name}", file=file, expected=", ".join(hints), found=str(key),
+                hint=f"did you mean {where}{near[0]}?" if near else "remove it",
+            )
+        made[key] = _convert(value, hints[key], name, file)
+    return cls(**made)
+
+
+def _convert(value: Any, hint: Any, name: str, file) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise RecipeError(f"{name} is a section", file=file, expected="key: value pairs", found=repr(value))
+        return _fill(hint, value, f"{name}.", file)
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        kind = typing.get_origin(option) or option
+        if value is None and option is type(None):
+            return None
+        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        if kind is float and isinstance(value, str):  # YAML reads 1e-3 as text
+            try:
+                return float(value)
+            except ValueError:
+                continue
+        if kind is list and isinstance(value, list):
+            return value
+        if isinstance(value, kind) and not (kind is int and isinstance(value, bool)) and kind is not type(None):
+            return value
+    expected = " or ".join(getattr(o, "__name__", str(o)).replace("NoneType", "empty") for o in options)
+    raise RecipeError(f"{name} has a value of the wrong type", file=file, expected=expected, found=repr(value))
