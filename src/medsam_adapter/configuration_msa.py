@@ -25,7 +25,7 @@ class MSAConfig(SamConfig):
     def from_sam(cls, sam: SamConfig, **changes) -> MSAConfig:
         """The same sizes under the model type "msa"."""
         values = sam.to_dict()
-        for key in ("model_type", "architectures", "transformers_version", "dtype", "torch_dtype"):
+        for key in ("model_type", "architectures", "transformers_version"):
             values.pop(key, None)
         config = cls(**{**values, **changes})
         # Not part of to_dict, and what a model remembers its base by.

@@ -15,6 +15,7 @@ never gains from being empty.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -135,4 +136,7 @@ def _hd95_mm(prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float
     from monai.metrics import compute_hausdorff_distance
 
     pair = (torch.from_numpy(np.ascontiguousarray(mask))[None, None] for mask in (prediction, reference))
-    return float(compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=list(spacing)))
+    with warnings.catch_warnings():
+        # MONAI 1.6 warns of an argument that it passes to itself.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
+        return float(compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=list(spacing)))

@@ -121,7 +121,7 @@ def _tall_table(result: EvaluationResult, metrics: Sequence[str]) -> Table:
 def _note(result: EvaluationResult) -> str:
     summary: Summary = result.summary()
     counts = summary.overall
-    parts = [f"{counts.n} masks scored in {len({case.case_id for case in result.cases})} cases"]
+    parts = [f"masks scored: {counts.n}, cases: {len({case.case_id for case in result.cases})}"]
     if counts.n_excluded:
         parts.append(f"{counts.n_excluded} left out (reference and prediction empty)")
     if counts.n_missed:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 from transformers import SamModel
@@ -27,6 +28,7 @@ from medsam_adapter.pretraining.backbone import BackboneConfig, build_backbone
 from medsam_adapter.pretraining.synthetic import make_scene
 from medsam_adapter.prompts.decode import decode_masks
 from medsam_adapter.prompts.simulate import PromptSet, correct, opening_prompts
+from medsam_adapter.training.recipe import load_yaml
 
 
 @dataclass
@@ -60,6 +62,11 @@ class PromptableRecipe:
     """Steps between checkpoints."""
     workers: int = 1
     """Processes that make scenes."""
+
+
+def load_promptable_recipe(path: Path) -> PromptableRecipe:
+    """Read a recipe. Raises `RecipeError` as `training.recipe` does."""
+    return load_yaml(PromptableRecipe, path)
 
 
 def learning_rate(recipe: PromptableRecipe, step: int) -> float:
@@ -166,6 +173,7 @@ def pretrain_promptable(recipe: PromptableRecipe, output: Path, resume: bool = F
     )
     window, began = [], time.perf_counter()
     model.train()
+    done = start
     progress = tqdm(zip(range(start, end), loader, strict=False), initial=start, total=end, unit="step", mininterval=5)
     for step, (pixel_values, targets) in progress:
         for group in optimizer.param_groups:
@@ -202,4 +210,19 @@ def pretrain_promptable(recipe: PromptableRecipe, output: Path, resume: bool = F
             state = {"model": plain_model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
             torch.save(state, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").rename(checkpoint)
-    accelerator.unwrap_model(model).save_pretrained(output)
+    if done == recipe.steps:
+        export_backbone(accelerator.unwrap_model(model), output)
+
+
+def export_backbone(model: SamModel, folder: Path) -> None:
+    """Write a backbone as a `SamModel` folder, weights in half precision, to be loaded in float32.
+
+    Half the bytes; the rounding (2^-11) is far below what training moves a weight in a step.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().cpu().half().contiguous() for k, v in model.state_dict().items()}
+    state.pop("prompt_encoder.shared_embedding.positional_embedding")  # tied to shared_image_embedding's
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    model.config.dtype = torch.float32
+    model.config.architectures = ["SamModel"]
+    model.config.save_pretrained(folder)

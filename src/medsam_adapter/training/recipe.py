@@ -163,6 +163,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: missing file, broken YAML, unknown key (the nearest right one is named) or a value of the wrong type.
     """
+    recipe = load_yaml(Recipe, path, overrides)
+    _check(recipe, path)
+    return recipe
+
+
+def load_yaml(cls: type, path: str | Path, overrides: Sequence[str] = ()) -> Any:
+    """Read a YAML file into a dataclass of sections; errors as `load_recipe`."""
     path = Path(path)
     file = path / "recipe.yaml" if path.is_dir() else path
     if not file.is_file():
@@ -175,13 +182,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError("the recipe is not a table", file=file, expected="section: {key: value}", found=str(values)[:80])
     for key, value in _pairs(overrides):
         _set(values, key.split("."), value, key)
-    return make_recipe(values, file)
+    return _fill(cls, values, "", file)
 
 
-def make_recipe(values: dict[str, Any], file: str | Path | None = None) -> Recipe:
+def make_recipe(values: dict[str, Any]) -> Recipe:
     """A recipe from nested dictionaries, checked."""
-    recipe = _fill(Recipe, values, "", file)
-    _check(recipe, file)
+    recipe = _fill(Recipe, values, "", None)
+    _check(recipe, None)
     return recipe
 
 

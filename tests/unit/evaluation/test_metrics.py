@@ -16,7 +16,7 @@ from medsam_adapter.evaluation.metrics import _cropped_to_union, _hd95_mm, mask_
 
 
 def brute_force_hd95(prediction, reference, spacing):
-    """Every surface voxel to every other. Surface: a face neighbour is outside the mask, beyond the image is outside."""
+    """Every surface voxel to every other. Surface: a face neighbour is outside the mask; so is all beyond the image."""
 
     def surface_mm(mask):
         inside = ndimage.binary_erosion(np.pad(mask, 1))[(slice(1, -1),) * mask.ndim]

@@ -47,7 +47,7 @@ def test_prediction_fills_its_own_pixels_only():
 def test_reference_is_an_outline_on_top():
     square = mask(slice(10, 30), slice(10, 30))
     picture = np.asarray(draw_overlay(GREY, square, square, scale_to=400))
-    assert is_near(picture[200, 101], REFERENCE_RGB, 40)
+    assert is_near(picture[200, 100], REFERENCE_RGB, 40)
     assert not is_near(picture[200, 200], REFERENCE_RGB, 60)
     only_reference = np.asarray(draw_overlay(GREY, reference=square, scale_to=400))
     assert (only_reference[200, 200] == 100).all()
@@ -113,7 +113,7 @@ def test_contact_sheet_places_panels_in_reading_order():
     sheet = np.asarray(contact_sheet(panels, 2, gap=4))
     assert sheet.shape == (2 * 14 + 4, 2 * 24 + 4, 3)
     assert [sheet[9, 14, 0], sheet[9, 38, 0], sheet[23, 14, 0]] == [50, 100, 150]
-    assert contact_sheet(panels, 5, ["a", "b", "c"]).width == 3 * 24 + 8
+    assert contact_sheet(panels, 5, ["a", "b", "c"]).width == 3 * 28 + 8
     with pytest.raises(MSAInputError):
         contact_sheet([], 2)
     with pytest.raises(MSAInputError):

@@ -99,4 +99,4 @@ def test_what_means_leave_out_is_said():
         CaseResult("c", "liver", MaskMetrics(0.0, 0.0, nan, 4, 0, "false_positive")),
     ]
     text = printed(EvaluationResult("m", "box", cases), 80, False)
-    assert "2 masks scored in 3 cases; 1 left out" in text and "1 missed" in text and "1 where nothing" in text
+    assert "masks scored: 2, cases: 3; 1 left out" in text and "1 missed" in text and "1 where nothing" in text

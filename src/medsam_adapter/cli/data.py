@@ -1,0 +1,218 @@
+"""`msa data list | info | check | prepare`: what a data set folder must look like, what is wrong with one, sharing one.
+
+Only typer and the standard library are imported here, so that `msa --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from medsam_adapter.data.check import Finding
+    from medsam_adapter.data.layouts import Dataset
+    from medsam_adapter.data.sample import Case
+
+app = typer.Typer(help="Look at, check and convert data sets.", no_args_is_help=True)
+
+# {layout: (what "auto" recognises it by, an example)}.
+LAYOUT_EXAMPLES = {
+    "msd": (
+        "a file dataset.json",
+        """\
+SET/
+  dataset.json        {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver"},
+                       "training": [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}, ...]}
+  imagesTr/a.nii.gz
+  labelsTr/a.nii.gz
+or, as nnU-Net v2 writes it:
+  dataset.json        {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1},
+                       "numTraining": 1, "file_ending": ".nii.gz"}
+  imagesTr/a_0000.nii.gz
+  labelsTr/a.nii.gz""",
+    ),
+    "folder": (
+        "a folder images/ beside masks/ or labels/",
+        """\
+SET/
+  images/a.png        .png, .jpg, .tif, .bmp, .nii.gz or .nii
+  masks/a.png         or masks/a_mask.png: one suffix behind all names
+  labels.json         may be left out: {"1": "lesion", "patients": {"a": "patient 7"}}""",
+    ),
+}
+LEVELS = {"error": "red", "warning": "yellow"}
+MAX_SHARD_BYTES = 500_000_000  # what the Hub advises for one Parquet file
+MAX_ROW_GROUP_BYTES = 32_000_000  # what a streaming reader must hold at a time
+MAX_FILE_BYTES = 2**31 - 1  # what a cell of an Arrow binary column can hold
+
+DataPath = Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the data set.")]
+Layout = Annotated[str, typer.Option(help="auto, msd or folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback()
+def data() -> None:
+    """Look at, check and convert data sets."""
+
+
+@app.command("list")
+def list_command(as_json: AsJson = False) -> None:
+    """The layouts that can be read, and how a folder is recognised."""
+    from medsam_adapter.data.layouts import LAYOUTS
+
+    rows = [_layout_facts(name) for name in LAYOUTS]
+    if as_json:
+        typer.echo(json.dumps([{key: row[key] for key in ("layout", "what", "recognised_by")} for row in rows]))
+        return
+    for row in rows:
+        typer.echo(f"{row['layout']}\n  {row['what']}\n  recognised by {row['recognised_by']}")
+    typer.echo("\nThe first that fits is taken; --layout NAME insists on one.\nnext: msa data info NAME, or FOLDER")
+
+
+@app.command("info")
+def info_command(
+    name: Annotated[str, typer.Argument(metavar="NAME_OR_PATH", help="A layout (for a folder of that name: ./NAME).")],
+    layout: Layout = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """What a layout expects, or what a folder holds; no image is read where the labels have names."""
+    from medsam_adapter.data.layouts import LAYOUTS, open_dataset
+    from medsam_adapter.errors import DataError
+
+    if name in LAYOUTS:
+        facts = _layout_facts(name)
+        if as_json:
+            typer.echo(json.dumps(facts))
+        else:
+            example = f"\n\n{facts['example']}" if facts["example"] else ""
+            typer.echo(f"{name}: {facts['expects']}{example}\n\nrecognised by {facts['recognised_by']}")
+        return
+    if not Path(name).exists():
+        raise DataError(
+            "is neither a layout nor a folder",
+            file=name,
+            expected=f"{', '.join(LAYOUTS)}, or the folder of a data set",
+            found="no such folder",
+            hint="check the spelling of the path, or see `msa data list`",
+        )
+    dataset = open_dataset(name, layout, require_labels=False)
+    if layout == "auto":
+        layout = next(key for key, module in LAYOUTS.items() if module.detect(Path(name)))
+    facts = _dataset_facts(dataset, layout)
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    console = _console()
+    table = _plain_table()
+    labels = ", ".join(f"{value} {label}" for value, label in facts["labels"].items())
+    for key, text in (
+        ("name", facts["name"]),
+        ("layout", layout),
+        ("cases", _case_counts(facts)),
+        ("labels", labels or ("objects, numbered in each image" if facts["instances"] else "none")),
+        ("modality", facts["modality"] or "not said"),
+        ("licence", facts["licence"] or "not said"),
+        ("first ids", ", ".join(facts["first_ids"])),
+        *(("note", note) for note in facts["notes"]),
+    ):
+        table.add_row(key, text)
+    console.print(table)
+    typer.echo(f"next: msa data check {shlex.quote(name)}")
+
+
+@app.command("check")
+def check_command(
+    path: DataPath,
+    layout: Layout = "auto",
+    limit: Annotated[int, typer.Option(min=0, help="Show at most so many findings; 0 shows all.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Read every case and list everything that is wrong. Exit code 2 if there are errors, 0 if only warnings."""
+    from medsam_adapter.cli.progress import bar
+    from medsam_adapter.data.check import check_dataset, summarise
+    from medsam_adapter.data.layouts import open_dataset
+
+    dataset = open_dataset(path, layout, require_labels=False)
+    with bar("checking", len(dataset.cases), "case", not as_json) as show:
+        findings = check_dataset(dataset, show)
+    summary = summarise(dataset, findings)
+    errors = summary["findings"]["error"]
+    if as_json:
+        rows = [_finding_facts(finding) for finding in findings if finding.level != "ok"]
+        typer.echo(json.dumps({"ok": not errors, "summary": summary, "findings": rows}))
+    else:
+        console = _console()
+        _print_findings(console, dataset, findings, limit)
+        _print_summary(console, summary)
+        typer.echo(_next_steps(path, layout, summary))
+    if errors:
+        raise typer.Exit(2)
+
+
+@app.command("prepare")
+def prepare_command(
+    path: DataPath,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make; must be new or empty.")],
+    layout: Layout = "auto",
+    split_seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    val: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the patients that choose the checkpoint.")] = 0.1,
+    test: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the patients that training never sees.")] = 0.2,
+) -> None:
+    """Split by patient and convert to Parquet for `datasets`, the files embedded as they are.
+
+    Writes split.json, data/*.parquet and a README.md that makes the folder a Hub data set. A data set with errors is
+    refused. File headers are copied too: anonymise first.
+    """
+    from medsam_adapter.cli.progress import bar
+    from medsam_adapter.data.check import check_dataset
+    from medsam_adapter.data.layouts import open_dataset
+    from medsam_adapter.data.splits import make_split
+    from medsam_adapter.errors import DataError
+
+    _refuse_used_folder(output)
+    if val + test >= 1:
+        raise DataError(
+            "nothing is left to train on", expected="--val and --test with a sum below 1", found=f"{val:g} + {test:g}"
+        )
+    dataset = open_dataset(path, layout, require_labels=False)
+    labelled = [case for case in dataset.cases if case.label is not None]
+    if not labelled:
+        raise DataError("no case has a label map", file=path, expected="masks to learn from", found="images only")
+    # As training splits: the cases with a reference, so that the same seed and fractions give the same parts.
+    split = make_split(labelled, {"train": 1 - (val + test), "val": val, "test": test}, split_seed)
+    with bar("checking", len(dataset.cases), "case") as show:
+        errors = [finding for finding in check_dataset(dataset, show) if finding.level == "error"]
+    if errors:
+        raise DataError(
+            "has errors, and is not converted",
+            file=path,
+            expected="a data set that `msa data check` finds no errors in",
+            found=f"{len(errors)}, the first in {errors[0].file}: {errors[0].problem}",
+            hint=f"msa data check {shlex.quote(str(path))}",
+        )
+    with bar("writing", len(labelled), "case") as show:
+        _write_converted(dataset, labelled, split, output, show)
+    counts = ", ".join(f"{part} {len(ids)}" for part, ids in split.items())
+    typer.echo(f"{output}: {len(labelled)} cases of {len({c.patient_id for c in labelled})} patients ({counts})")
+    if len(labelled) < len(dataset.cases):
+        typer.echo(f"left out: {len(dataset.cases) - len(labelled)} cases without a label map")
+    if all(case.patient_id == case.case_id for case in labelled):
+        names = '"patients" in labels.json' if layout == "folder" or dataset.colours else '"patient" in dataset.json'
+        if (path / "dataset.json").is_file() is False:
+            names = '"patients" in labels.json'
+        typer.secho(
+            f"every case counts as its own patient: if some share one, say so with {names}", fg=typer.colors.YELLOW
+        )
+    typer.echo(
+        f"next: msa train RECIPE --data.path {shlex.quote(str(path))} --data.split {shlex.quote(str(output / 'split.json'))}\n"
+        f'      datasets.load_dataset("{output}", streaming=True)'
+    )

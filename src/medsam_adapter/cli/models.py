@@ -1,0 +1,60 @@
+"""Opening a model for evaluation or prediction: a run folder, a Hub repo, or a plain SAM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medsam_adapter.errors import CheckpointError
+from medsam_adapter.inference.predictor import MSAPredictor
+
+
+def parse_window(text: str | None) -> list[float] | None:
+    """"low,high" to numbers. Raises `CheckpointError` for anything else."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise CheckpointError("--window is not usable", expected="LOW,HIGH in HU, such as -160,240", found=text) from error
+    return [low, high]
+
+
+def open_predictor(
+    name: str,
+    intensity: str | None = None,
+    window: str | None = None,
+    orientation: str | None = None,
+    image_size: int | None = None,
+    device: str | None = None,
+) -> MSAPredictor:
+    """A predictor; settings given here replace those saved with the model.
+
+    Raises:
+        CheckpointError: no such model, or one that is broken.
+    """
+    from transformers.utils import logging
+
+    from medsam_adapter.image_size import set_image_size
+    from medsam_adapter.processing_msa import MSAProcessor
+
+    logging.disable_progress_bar()
+    try:
+        predictor = MSAPredictor.from_pretrained(name, device)
+    except OSError as error:
+        raise CheckpointError(
+            "there is no such model", file=name,
+            expected="a run folder, a Hub id, or sam-tiny", found="an empty place" if not Path(name).exists() else "a folder without a model",
+            hint="msa train makes a run folder; sam-tiny is always there",
+        ) from error
+    if image_size:
+        set_image_size(predictor.model, image_size)
+    saved = predictor.processor
+    predictor.processor = MSAProcessor(
+        image_size=predictor.model.config.vision_config.image_size,
+        intensity=intensity or (None if window else saved.intensity),
+        window_hu=parse_window(window) or saved.window_hu,
+        orientation=orientation or saved.orientation,
+        image_mean=saved.image_mean,
+        image_std=saved.image_std,
+    )
+    return predictor

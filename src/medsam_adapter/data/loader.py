@@ -1,0 +1,199 @@
+"""Training samples: volumes are read and brought into the model frame once, kept in memory, and cut into chunks of slices.
+
+Shapes: D slices of a chunk, C channels (1 or 3), S side of the model frame, P objects, h = w side of the decoder's masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+
+from medsam_adapter.data.augment import Augmentation
+from medsam_adapter.data.geometry import Letterbox
+from medsam_adapter.data.layouts import Dataset
+from medsam_adapter.data.sample import Case, Sample
+from medsam_adapter.errors import DataError
+from medsam_adapter.processing_msa import MSAProcessor
+
+
+@dataclass
+class PreparedCase:
+    """A case in the model frame.
+
+    Attributes:
+        image: (D, C, S, S) uint8, intensities in 255ths.
+        labels: (D, S, S) integer.
+        resized_hw: the part of the frame that the picture fills.
+        values: label values that occur and are to be learned.
+        slices_of: {label value: indices of the slices that show it}.
+    """
+
+    case_id: str
+    image: Tensor
+    labels: Tensor
+    resized_hw: tuple[int, int]
+    values: list[int]
+    slices_of: dict[int, np.ndarray]
+
+
+def prepare_case(sample: Sample, processor: MSAProcessor, values: Sequence[int] | None = None) -> PreparedCase:
+    """Turn, window and resize a sample for training.
+
+    Args:
+        values: label values to learn; all that occur if None.
+
+    Raises:
+        DataError: a case without reference.
+    """
+    if sample.labels is None:
+        raise DataError("this case has no label map", file=sample.scan.path, expected="a reference to train on", found="none")
+    turn = processor.turn_of(sample.scan)
+    source = turn.array_to_source(processor.unit_intensities(sample.scan))
+    labels = torch.from_numpy(np.ascontiguousarray(turn.array_to_source(sample.labels)).astype(np.int32))
+    letterbox = Letterbox(source.shape[1:3], processor.image_size)
+    images = torch.from_numpy(np.ascontiguousarray(source))
+    images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
+    images = letterbox.image_to_model(images)
+    height, width = letterbox.resized_hw
+    resized = F.interpolate(labels[:, None].float(), (height, width), mode="nearest-exact")[:, 0].to(torch.int32)
+    resized = F.pad(resized, (0, processor.image_size - width, 0, processor.image_size - height))
+    present = [int(v) for v in resized.unique() if v and (values is None or int(v) in values)]
+    slices_of = {v: np.flatnonzero((resized == v).flatten(1).any(1).numpy()) for v in present}
+    return PreparedCase(
+        sample.case_id, (images.clamp(0, 1) * 255).round().to(torch.uint8), resized, (height, width), present, slices_of
+    )
+
+
+class PromptedDataset(TorchDataset):
+    """Chunks of prepared cases with the objects to be prompted. The same item for the same (seed, epoch, index).
+
+    Args:
+        cases: prepared cases, each with at least one target.
+        processor: whose normalisation and image size are used.
+        chunk_slices: D; 1 for pictures.
+        mask_side: h = w of the decoder's masks.
+        objects: P; an object is repeated where fewer are visible.
+        samples_per_case: chunks drawn from each case in an epoch.
+        augmentation: None for none.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[PreparedCase],
+        processor: MSAProcessor,
+        chunk_slices: int,
+        mask_side: int,
+        objects: int,
+        samples_per_case: int = 1,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ):
+        self.cases, self.processor, self.seed, self.epoch = list(cases), processor, seed, 0
+        self.chunk_slices, self.mask_side, self.objects = chunk_slices, mask_side, objects
+        self.samples_per_case, self.augmentation = samples_per_case, augmentation
+
+    def __len__(self) -> int:
+        return len(self.cases) * self.samples_per_case
+
+    def set_epoch(self, epoch: int) -> None:
+        """Another epoch, other chunks and augmentations."""
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | str]:
+        """pixel_values (D, 3, S, S), targets (D, P, h, w) in [0, 1], slice_mask (D,) bool, case_id."""
+        case = self.cases[index % len(self.cases)]
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        first, count = self._chunk(case, rng)
+        image = case.image[first : first + count].float() / 255
+        labels = case.labels[first : first + count]
+        if self.augmentation is not None:
+            image, labels = self.augmentation(image, labels, int(rng.integers(2**31)))
+        targets = self._targets(case, labels, rng)
+        pixel_values = self._normalise(image, case.resized_hw)
+        missing = self.chunk_slices - count
+        return {
+            "pixel_values": F.pad(pixel_values, (0, 0, 0, 0, 0, 0, 0, missing)),
+            "targets": F.pad(targets, (0, 0, 0, 0, 0, 0, 0, missing)),
+            "slice_mask": torch.arange(self.chunk_slices) < count,
+            "case_id": case.case_id,
+        }
+
+    def _chunk(self, case: PreparedCase, rng: np.random.Generator) -> tuple[int, int]:
+        """First slice and number of slices of a chunk that shows a target drawn evenly."""
+        depth = len(case.image)
+        count = min(depth, self.chunk_slices)
+        slices = case.slices_of[case.values[rng.integers(len(case.values))]]
+        shown = int(slices[rng.integers(len(slices))])
+        first = shown - int(rng.integers(count))
+        return int(np.clip(first, 0, depth - count)), count
+
+    def _targets(self, case: PreparedCase, labels: Tensor, rng: np.random.Generator) -> Tensor:
+        visible = [v for v in case.values if (labels == v).any()] or case.values
+        chosen = [visible[i] for i in rng.permutation(len(visible))[: self.objects]]
+        chosen += [chosen[i % len(chosen)] for i in range(self.objects - len(chosen))]
+        masks = torch.stack([labels == v for v in chosen], 1).float()
+        return F.adaptive_avg_pool2d(masks, (self.mask_side, self.mask_side))
+
+    def _normalise(self, image: Tensor, resized_hw: tuple[int, int]) -> Tensor:
+        mean, std = (torch.tensor(v)[:, None, None] for v in (self.processor.image_mean, self.processor.image_std))
+        image = (image - mean) / std  # one channel becomes three here
+        image[..., resized_hw[0] :, :], image[..., :, resized_hw[1] :] = 0, 0
+        return image
+
+
+def load_cases(
+    dataset: Dataset,
+    cases: Sequence[Case],
+    processor: MSAProcessor,
+    targets: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[PreparedCase]:
+    """Read and prepare cases; those that show no target are left out.
+
+    Args:
+        targets: names of labels; all if None.
+        progress: called with (cases done, cases).
+
+    Raises:
+        DataError: a case that cannot be read, an unknown target name, or no target in any case.
+    """
+    values = target_values(dataset, targets)
+    prepared = []
+    for done, case in enumerate(cases, 1):
+        ready = prepare_case(dataset.read(case), processor, values)
+        if ready.values:
+            prepared.append(ready)
+        if progress:
+            progress(done, len(cases))
+    if not prepared:
+        raise DataError(
+            "no case shows any target", file=dataset.root, expected=", ".join(targets or dataset.label_names.values()),
+            found=f"{len(cases)} cases with empty label maps", hint="look at the masks with `msa data check`",
+        )
+    return prepared
+
+
+def target_values(dataset: Dataset, targets: Sequence[str] | None) -> list[int] | None:
+    """Label values of target names; None (all) if no names are given. Raises `DataError` for an unknown name."""
+    if not targets:
+        return None
+    by_name = {name: value for value, name in dataset.label_names.items()}
+    unknown = [name for name in targets if name not in by_name]
+    if unknown:
+        raise DataError(
+            f"the data set has no label {unknown[0]!r}", file=dataset.root, expected=", ".join(by_name) or "no named labels",
+            found=", ".join(unknown), hint="set data.targets to names from this list, or leave it empty for all",
+        )
+    return [by_name[name] for name in targets]
+
+
+def collate(samples: Sequence[dict]) -> dict:
+    """Stack tensors; case ids stay a list."""
+    batch = {key: torch.stack([s[key] for s in samples]) for key in ("pixel_values", "targets", "slice_mask")}
+    return {**batch, "case_id": [s["case_id"] for s in samples]}

@@ -1,0 +1,1 @@
+"""Sharing: model cards, and later publishing and converting."""

@@ -1,0 +1,78 @@
+"""From a recipe to the objects of a run: data set, split, processor, model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medsam_adapter.adapters.config import MSAAdapterConfig
+from medsam_adapter.data.layouts import Dataset, open_dataset
+from medsam_adapter.data.sample import Case
+from medsam_adapter.data.splits import Split, load_split, make_split
+from medsam_adapter.errors import DataError, RecipeError
+from medsam_adapter.modeling_msa import MSAModel
+from medsam_adapter.processing_msa import MSAProcessor
+from medsam_adapter.training.recipe import DataSection, Recipe
+
+
+@dataclass
+class TrainingData:
+    """A data set with its split into case lists."""
+
+    dataset: Dataset
+    split: Split
+    train: list[Case]
+    val: list[Case]
+    test: list[Case]
+
+
+def open_data(section: DataSection) -> TrainingData:
+    """Open the data set of a recipe and split it by patient.
+
+    Raises:
+        RecipeError: no data path.
+        DataError: what the layout or the split finds wrong.
+    """
+    if not section.path:
+        raise RecipeError("the recipe names no data", expected="data.path", hint="add --data.path FOLDER")
+    dataset = open_dataset(section.path, section.layout, require_labels=False)
+    labelled = [case for case in dataset.cases if case.label is not None]
+    if not labelled:
+        raise DataError("no case has a label map", file=section.path, expected="masks to learn from", found="images only")
+    if section.split:
+        split = load_split(section.split, dataset.cases)
+    else:
+        fractions = {"val": section.val_fraction, "test": section.test_fraction}
+        split = make_split(labelled, {"train": 1 - sum(fractions.values()), **fractions}, section.split_seed)
+    cases = {case.case_id: case for case in labelled}
+    parts = {part: [cases[i] for i in split.get(part, []) if i in cases] for part in ("train", "val", "test")}
+    if not parts["train"]:
+        raise DataError("the split has no training case", file=section.split or section.path, expected="train: [case ids]")
+    train = parts["train"][: section.max_train_cases]
+    return TrainingData(dataset, split, train, parts["val"][: section.max_val_cases], parts["test"])
+
+
+def make_adapter_config(fields: dict) -> MSAAdapterConfig:
+    """An adapter configuration from a recipe. Raises `RecipeError` for unknown keys and impossible values."""
+    try:
+        return MSAAdapterConfig(**fields)
+    except (TypeError, ValueError) as error:
+        raise RecipeError("model.adapter is not usable", expected="fields of MSAAdapterConfig", found=str(error)) from error
+
+
+def make_model(recipe: Recipe, dataset: Dataset) -> MSAModel:
+    """The frozen base with a fresh adapter; the caller seeds torch."""
+    targets = recipe.data.targets or list(dataset.label_names.values()) or ["object"]
+    return MSAModel.from_base(
+        recipe.model.base,
+        make_adapter_config(recipe.model.adapter),
+        image_size=recipe.model.image_size,
+        id2label={i: name for i, name in enumerate(["background", *targets])},
+    )
+
+
+def make_processor(recipe: Recipe, model: MSAModel) -> MSAProcessor:
+    """The processor that goes with the run."""
+    data = recipe.data
+    return MSAProcessor.from_model(
+        model, intensity=data.intensity, window_hu=data.window_hu, orientation=data.orientation
+    )

@@ -1,0 +1,150 @@
+"""A whole run on phantoms with a tiny SAM: folder, resume, three doors, evaluation, card."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+
+from medsam_adapter import MSAModel, MSAPredictor
+from medsam_adapter.data.phantom import write_phantom_dataset
+from medsam_adapter.errors import CheckpointError, DataError, MSAError
+from medsam_adapter.evaluation.evaluate import evaluate
+from medsam_adapter.training import loop
+from medsam_adapter.training.recipe import make_recipe
+from medsam_adapter.training.setup import open_data
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory):
+    return write_phantom_dataset(tmp_path_factory.mktemp("data") / "phantom", 5, shape_zyx=(12, 48, 48))
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """Accelerate keeps one state for each process; each run here is a process of its own in real life."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def recipe(phantoms, tiny_base, output, **optim):
+    return make_recipe(
+        {
+            "name": "test",
+            "model": {"base": str(tiny_base), "adapter": {"use_depth": True, "num_slices": 4, "bottleneck_ratio": 0.25}},
+            "data": {
+                "path": str(phantoms), "intensity": "ct:soft-tissue", "targets": ["liver", "spleen"],
+                "val_fraction": 0.2, "test_fraction": 0.2,
+            },
+            "optim": {"epochs": 3, "batch_size": 2, "learning_rate": 2e-3, **optim},
+            "run": {"output": str(output)},
+        }
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(phantoms, tiny_base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    loop.train(recipe(phantoms, tiny_base, folder), show_progress=False)
+    return folder
+
+
+def test_the_run_folder_is_an_adapter_repo(finished):
+    names = {file.name for file in finished.iterdir()}
+    assert names == {
+        "config.json", "adapter_config.json", "adapter_model.safetensors", "preprocessor_config.json", "README.md",
+        "recipe.yaml", "versions.json", "split.json", "metrics.jsonl", "best.json", "checkpoint.pt",
+    }  # fmt: skip
+    assert (finished / "adapter_model.safetensors").stat().st_size < 300_000
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3] and all(0 <= row["val_dice"] <= 1 for row in rows)
+    best = json.loads((finished / "best.json").read_text())
+    assert best["val_dice"] == max(row["val_dice"] for row in rows)
+
+
+def test_the_card_says_what_is_in_the_folder(finished):
+    text = (finished / "README.md").read_text()
+    metadata = yaml.safe_load(text.split("---")[1])
+    assert "msa-adapter" in metadata["tags"]
+    assert "liver, spleen" in text and f"{json.loads((finished / 'best.json').read_text())['val_dice']:.3f}" in text
+
+
+def test_a_run_opens_and_knows_its_labels_and_intensity(finished):
+    predictor = MSAPredictor.from_pretrained(finished, device="cpu")
+    assert predictor.model.config.id2label == {0: "background", 1: "liver", 2: "spleen"}
+    assert predictor.processor.intensity == "ct:soft-tissue" and predictor.model.config.num_slices == 4
+
+
+def test_resume_goes_on_exactly(phantoms, tiny_base, finished, tmp_path, monkeypatch):
+    """Stopped after the second epoch and resumed: the same adapter to the bit."""
+    folder = tmp_path / "stopped"
+    original = loop._Run._checkpoint
+
+    def stop_after_two(self, epochs_done, *rest):
+        original(self, epochs_done, *rest)
+        if epochs_done == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "_checkpoint", stop_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(recipe(phantoms, tiny_base, folder), show_progress=False)
+    loop.train(recipe(phantoms, tiny_base, folder), resume=True, show_progress=False)
+    whole, resumed = (torch.load(f / "checkpoint.pt", weights_only=True) for f in (finished, folder))
+    assert all(torch.equal(whole["model"][k], resumed["model"][k]) for k in whole["model"])
+    strip = [[{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in
+              (f / "metrics.jsonl").read_text().splitlines()] for f in (finished, folder)]  # fmt: skip
+    assert strip[0] == strip[1]
+
+
+def test_resume_without_a_checkpoint_or_with_another_model_is_refused(phantoms, tiny_base, finished, tmp_path):
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        loop.train(recipe(phantoms, tiny_base, tmp_path / "none"), resume=True, show_progress=False)
+    other = recipe(phantoms, tiny_base, tmp_path / "other")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "checkpoint.pt").write_bytes((finished / "checkpoint.pt").read_bytes())
+    other.model.adapter["bottleneck_ratio"] = 0.5
+    with pytest.raises(CheckpointError, match="another model"):
+        loop.train(other, resume=True, show_progress=False)
+
+
+def test_evaluation_stores_its_prompts_and_repeats(phantoms, finished, tmp_path, tiny_base):
+    opened = open_data(recipe(phantoms, tiny_base, tmp_path).data)
+    predictor = MSAPredictor.from_pretrained(finished, device="cpu")
+    results = [
+        evaluate(predictor, opened.dataset, opened.test, model_name="m", protocol="3-points", targets=["liver"], seed=s)
+        for s in (1, 1)
+    ]
+    assert results[0].cases[0].metrics == results[1].cases[0].metrics
+    prompts = results[0].cases[0].prompts
+    sample = opened.dataset.read(opened.test[0])
+    for x, y, z in prompts["points"]:
+        assert sample.labels[int(z), int(y), int(x)] == 1  # every click of the file frame lies in the liver
+    assert len({z for _, _, z in prompts["points"]}) == 3
+
+
+def test_a_loss_that_is_not_a_number_stops_with_the_cases(phantoms, tiny_base, tmp_path, monkeypatch):
+    from medsam_adapter.training.objective import PromptedObjective
+
+    def broken(self, *args):
+        return {"loss": torch.tensor(float("nan"))}
+
+    monkeypatch.setattr(PromptedObjective, "forward", broken)
+    with pytest.raises(MSAError, match="phantom_"):
+        loop.train(recipe(phantoms, tiny_base, tmp_path / "nan"), show_progress=False)
+
+
+def test_an_unknown_target_is_named(phantoms, tiny_base, tmp_path):
+    wrong = recipe(phantoms, tiny_base, tmp_path / "x")
+    wrong.data.targets = ["lung"]
+    with pytest.raises(DataError, match="lung"):
+        loop.train(wrong, show_progress=False)
+
+
+@pytest.mark.parametrize("changes", [{"gradient_accumulation": 2}, {"mixed_precision": "bf16"}, {"gradient_checkpointing": True}])
+def test_recipe_switches_train(phantoms, tiny_base, tmp_path, changes):
+    result = loop.train(recipe(phantoms, tiny_base, tmp_path / "run", epochs=1, **changes), show_progress=False)
+    assert np.isfinite(result.best_dice)
+    MSAModel.from_pretrained(result.folder)

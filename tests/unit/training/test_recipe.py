@@ -1,0 +1,71 @@
+"""Recipes: YAML, command line and dataclasses are one thing, and mistakes are named."""
+
+from pathlib import Path
+
+import pytest
+
+from medsam_adapter.errors import RecipeError
+from medsam_adapter.training.recipe import Recipe, load_recipe, make_recipe
+
+REPO = Path(__file__).parents[3]
+
+
+def write(tmp_path, text):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_overrides_win_over_the_file(tmp_path):
+    file = write(tmp_path, "optim: {epochs: 3, learning_rate: 1e-4}\ndata: {path: a}\n")
+    recipe = load_recipe(file, ["--optim.epochs", "7", "--data.path=b", "--model.adapter", "{use_depth: true}"])
+    assert (recipe.optim.epochs, recipe.optim.learning_rate, recipe.data.path) == (7, 1e-4, "b")
+    assert recipe.model.adapter == {"use_depth": True}
+
+
+def test_the_resolved_recipe_reads_back_the_same(tmp_path):
+    recipe = make_recipe({"data": {"window_hu": [-160, 240]}, "optim": {"batch_size": 4}})
+    assert load_recipe(write(tmp_path, recipe.to_yaml())) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "said"),
+    [
+        ("optim: {epoch: 3}", [], "did you mean optim.epochs"),
+        ("", ["--optim.learningrate", "1"], "did you mean optim.learning_rate"),
+        ("optim: {epochs: many}", [], "int"),
+        ("optim: {epochs: true}", [], "int"),
+        ("optim: {epochs: 0}", [], "out of range"),
+        ("optim: {mixed_precision: int8}", [], "no, bf16, fp16"),
+        ("optim: 3", [], "section"),
+        ("- a", [], "not a table"),
+        ("a: [", [], "not YAML"),
+        ("", ["optim.epochs", "3"], "--section.key"),
+        ("", ["--optim.epochs"], "no value"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, text, overrides, said):
+    with pytest.raises(RecipeError) as error:
+        load_recipe(write(tmp_path, text), overrides)
+    assert said in str(error.value)
+
+
+def test_a_missing_recipe_is_named(tmp_path):
+    with pytest.raises(RecipeError, match="nowhere.yaml"):
+        load_recipe(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize("file", sorted(REPO.glob("hub_configs/msa-*/recipe.yaml")), ids=lambda f: f.parent.name)
+def test_every_recipe_of_the_project_is_usable(file):
+    from medsam_adapter.training.setup import make_adapter_config
+
+    recipe = load_recipe(file)
+    assert recipe != Recipe()
+    make_adapter_config(recipe.model.adapter)
+
+
+def test_an_unknown_adapter_field_is_a_recipe_error():
+    from medsam_adapter.training.setup import make_adapter_config
+
+    with pytest.raises(RecipeError, match="botleneck"):
+        make_adapter_config({"botleneck_ratio": 0.5})
