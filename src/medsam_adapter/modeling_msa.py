@@ -6,6 +6,7 @@ Shape legend: B batch, D slices, P objects (prompts), K points an object, M mask
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -107,7 +108,8 @@ class MSAModel(SamModel):
 
     def add_msa_adapter(self, adapter: MSAAdapterConfig, adapter_name: str = "default") -> None:
         """Add a fresh adapter and make it the active, trainable one."""
-        adapter.base_model_name_or_path = self.base_name
+        adapter = copy.deepcopy(adapter)  # the caller may give the same configuration to several models
+        adapter.base_model_name_or_path = self.base_name or adapter.base_model_name_or_path
         self.add_adapter(adapter, adapter_name=adapter_name)
         self.config.num_slices = adapter.num_slices if adapter.use_depth else self.config.num_slices
 

@@ -36,7 +36,15 @@ def config_of(dims: str = "2D", fusion: str = "add", place: str = "both", **chan
 
 @torch.no_grad()
 def outputs(model, inputs):
-    out = model(**inputs, multimask_output=True)
+    """Masks and scores of the model as it is, all weights frozen meanwhile: even under no_grad, PyTorch's linear layers round
+    by 1e-7 otherwise where a weight requires a gradient, and equality here is exact."""
+    wanted, mode = [p for p in model.parameters() if p.requires_grad], model.training
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    out = model.eval()(**inputs, multimask_output=True)
+    for parameter in wanted:
+        parameter.requires_grad_(True)
+    model.train(mode)
     return out.pred_masks, out.iou_scores
 
 
@@ -47,6 +55,15 @@ def assert_equal(one, other):
 
 def assert_differs(one, other):
     assert (one[0] - other[0]).abs().max() > 1e-4
+
+
+def assert_same_model(one, other, inputs):
+    """Equal weights to the bit. Outputs only nearly: products round by where a weight lies in memory, and each file has its
+    own offsets."""
+    a, b = one.state_dict(), other.state_dict()
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    for x, y in zip(outputs(one, inputs), outputs(other, inputs), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
 
 
 def flat(inputs: dict) -> dict:
@@ -275,22 +292,21 @@ def test_a_renamed_adapter_loads_whole(adapted, tiny_base, inputs_for, tmp_path,
 @pytest.mark.parametrize("dims", ["2D", "3D"])
 def test_a_full_save_opens_without_its_base(adapted, inputs_for, tmp_path, dims):
     model, inputs = adapted(dims), inputs_for(dims)
-    want = outputs(model, inputs)
     model.save_pretrained(tmp_path / "full", full=True)
     assert not (tmp_path / "full" / "adapter_config.json").exists()
     assert model.config.adapter_configs is None and model._hf_peft_config_loaded  # the model itself is as before
     full = MSAModel.from_pretrained(tmp_path / "full")
-    assert_equal(outputs(full, inputs), want)
+    assert_same_model(full, model, inputs)
     assert full.active_adapters() == ["default"] and full.config.num_slices == model.config.num_slices
     full.save_pretrained(tmp_path / "again", full=True)
-    assert_equal(outputs(MSAModel.from_pretrained(tmp_path / "again"), inputs), want)
+    assert_same_model(MSAModel.from_pretrained(tmp_path / "again"), model, inputs)
 
 
 def test_a_full_save_of_a_reloaded_adapter(adapted, inputs_for, tmp_path):
     model, inputs = adapted("3D"), inputs_for("3D")
     model.save_pretrained(tmp_path / "adapter")
     MSAModel.from_pretrained(tmp_path / "adapter").save_pretrained(tmp_path / "full", full=True)
-    assert_equal(outputs(MSAModel.from_pretrained(tmp_path / "full"), inputs), outputs(model, inputs))
+    assert_same_model(MSAModel.from_pretrained(tmp_path / "full"), model, inputs)
 
 
 def test_an_adapter_on_a_base_without_a_name_is_not_saved_alone(tiny_sam, inputs_for, randomise, tmp_path):
@@ -300,7 +316,7 @@ def test_an_adapter_on_a_base_without_a_name_is_not_saved_alone(tiny_sam, inputs
     assert not (tmp_path / "adapter" / "adapter_model.safetensors").exists()
     model.save_pretrained(tmp_path / "full", full=True)
     inputs = inputs_for("2D")
-    assert_equal(outputs(MSAModel.from_pretrained(tmp_path / "full"), inputs), outputs(model, inputs))
+    assert_same_model(MSAModel.from_pretrained(tmp_path / "full"), model, inputs)
 
 
 def test_one_configuration_for_two_bases_keeps_each_base(tiny_base, tiny_sam, tmp_path):
@@ -379,7 +395,7 @@ def test_full_save_of_two_adapters(tiny_base, randomise, inputs_for, tmp_path):
     full = MSAModel.from_pretrained(tmp_path)
     for name in "ab":
         model.set_adapter(name), full.set_adapter(name)
-        assert_equal(outputs(full, inputs), outputs(model, inputs))
+        assert_same_model(full, model, inputs)
 
 
 def test_deleting_an_adapter_gives_the_other_or_sam(adapted, tiny_base, inputs_for):
@@ -460,8 +476,7 @@ def test_a_trained_mask_decoder_in_a_full_save(tiny_base, inputs_for, randomise,
     model = MSAModel.from_base(tiny_base, config_of("2D", train_mask_decoder=True))
     randomise(randomise(model), only="modules_to_save")
     model.save_pretrained(tmp_path, full=True)
-    inputs = inputs_for("2D")
-    assert_equal(outputs(MSAModel.from_pretrained(tmp_path), inputs), outputs(model, inputs))
+    assert_same_model(MSAModel.from_pretrained(tmp_path), model, inputs_for("2D"))
 
 
 # -- ways of running ---------------------------------------------------------------------------------------------------
@@ -469,17 +484,18 @@ def test_a_trained_mask_decoder_in_a_full_save(tiny_base, inputs_for, randomise,
 
 @pytest.mark.parametrize("dims", ["2D", "3D"])
 def test_gradient_checkpointing_changes_no_gradient(adapted, inputs_for, dims):
-    inputs, gradients = inputs_for(dims), []
+    inputs, gradients, original = inputs_for(dims), [], adapted(dims)
     for checkpointing in (False, True):
-        model = adapted(dims).train()
+        model = copy.deepcopy(original).train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
             assert any(getattr(layer, "gradient_checkpointing", False) for layer in model.vision_encoder.layers)
         model(**inputs).pred_masks.square().mean().backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys() and gradients[0]
     for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-8, msg=name)
+        difference = (gradients[1][name] - gradient).abs().max()
+        assert difference <= 1e-5 * gradient.abs().max(), (name, difference)
 
 
 @pytest.mark.parametrize("fusion", ["add", "concat", "hyper", "none"])
@@ -505,15 +521,17 @@ def test_compiled_is_eager(adapted, inputs_for, dims):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-def test_hidden_states_are_still_captured(adapted, inputs_for):
-    model = adapted("2D")
-    out = model.vision_encoder(inputs_for("2D")["pixel_values"], output_hidden_states=True)
-    assert len(out.hidden_states) == len(model.vision_encoder.layers)
-    plain = MSAModel.from_base(model.base_name)
+def test_hidden_states_are_still_captured(adapted, tiny_base, inputs_for):
+    """transformers records a block's output by its class: once for each block, with adapters on or off."""
+    model, pixels = adapted("2D"), inputs_for("2D")["pixel_values"]
+
+    def shapes(m):
+        return [tuple(h.shape) for h in m.vision_encoder(pixels, output_hidden_states=True).hidden_states]
+
+    want = shapes(SamModel.from_pretrained(tiny_base))
+    assert shapes(model) == want
     model.disable_adapters()
-    for m in (model, plain):
-        out = m.vision_encoder(inputs_for("2D")["pixel_values"], output_hidden_states=True)
-        assert len(out.hidden_states) == 3
+    assert shapes(model) == want
 
 
 # -- configuration -----------------------------------------------------------------------------------------------------

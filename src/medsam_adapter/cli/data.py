@@ -49,6 +49,7 @@ SET/
   labels.json         may be left out: {"1": "lesion", "patients": {"a": "patient 7"}}""",
     ),
 }
+YELLOW = typer.colors.YELLOW
 LEVELS = {"error": "red", "warning": "yellow"}
 MAX_SHARD_BYTES = 500_000_000  # what the Hub advises for one Parquet file
 MAX_ROW_GROUP_BYTES = 32_000_000  # what a streaming reader must hold at a time
@@ -105,9 +106,7 @@ def info_command(
             hint="check the spelling of the path, or see `msa data list`",
         )
     dataset = open_dataset(name, layout, require_labels=False)
-    if layout == "auto":
-        layout = next(key for key, module in LAYOUTS.items() if module.detect(Path(name)))
-    facts = _dataset_facts(dataset, layout)
+    facts = _dataset_facts(dataset, _layout_of(Path(name), layout))
     if as_json:
         typer.echo(json.dumps(facts))
         return
@@ -116,7 +115,7 @@ def info_command(
     labels = ", ".join(f"{value} {label}" for value, label in facts["labels"].items())
     for key, text in (
         ("name", facts["name"]),
-        ("layout", layout),
+        ("layout", facts["layout"]),
         ("cases", _case_counts(facts)),
         ("labels", labels or ("objects, numbered in each image" if facts["instances"] else "none")),
         ("modality", facts["modality"] or "not said"),
@@ -153,7 +152,7 @@ def check_command(
         console = _console()
         _print_findings(console, dataset, findings, limit)
         _print_summary(console, summary)
-        typer.echo(_next_steps(path, layout, summary))
+        typer.echo("\n" + _next_steps(path, layout, summary))
     if errors:
         raise typer.Exit(2)
 
@@ -206,13 +205,372 @@ def prepare_command(
     if len(labelled) < len(dataset.cases):
         typer.echo(f"left out: {len(dataset.cases) - len(labelled)} cases without a label map")
     if all(case.patient_id == case.case_id for case in labelled):
-        names = '"patients" in labels.json' if layout == "folder" or dataset.colours else '"patient" in dataset.json'
-        if (path / "dataset.json").is_file() is False:
-            names = '"patients" in labels.json'
-        typer.secho(
-            f"every case counts as its own patient: if some share one, say so with {names}", fg=typer.colors.YELLOW
-        )
+        is_msd = _layout_of(path, layout) == "msd"
+        place = '"patient" in the training list of dataset.json' if is_msd else '"patients" in labels.json'
+        typer.secho(f"every case counts as a patient of its own; if some share one, say so: {place}", fg=YELLOW)
     typer.echo(
-        f"next: msa train RECIPE --data.path {shlex.quote(str(path))} --data.split {shlex.quote(str(output / 'split.json'))}\n"
+        f"next: msa train RECIPE --data.path {shlex.quote(str(path))}"
+        f" --data.split {shlex.quote(str(output / 'split.json'))}\n"
         f'      datasets.load_dataset("{output}", streaming=True)'
     )
+
+
+# -- facts, as --json prints them --------------------------------------------------------------------------------------
+
+
+def _layout_of(path: Path, layout: str) -> str:
+    """The layout that `open_dataset` reads the folder in."""
+    from medsam_adapter.data.layouts import LAYOUTS
+
+    return layout if layout != "auto" else next(name for name, module in LAYOUTS.items() if module.detect(path))
+
+
+def _layout_facts(name: str) -> dict[str, str]:
+    from medsam_adapter.data.layouts import LAYOUTS
+
+    text = (LAYOUTS[name].__doc__ or name).strip()
+    recognised_by, example = LAYOUT_EXAMPLES.get(name, ("its own rules", ""))
+    return {
+        "layout": name,
+        "what": text.splitlines()[0],
+        "recognised_by": recognised_by,
+        "expects": text,
+        "example": example,
+    }
+
+
+def _dataset_facts(dataset: Dataset, layout: str) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "root": str(dataset.root),
+        "layout": layout,
+        "num_cases": len(dataset.cases),
+        "num_labelled": sum(case.label is not None for case in dataset.cases),
+        "num_patients": len({case.patient_id for case in dataset.cases}),
+        "labels": {str(value): name for value, name in dataset.label_names.items()},
+        "instances": dataset.instances,
+        "modality": dataset.modality,
+        "licence": dataset.licence,
+        "notes": list(dataset.notes),
+        "first_ids": [case.case_id for case in dataset.cases[:5]],
+    }
+
+
+def _finding_facts(finding: Finding) -> dict[str, str | None]:
+    return {
+        "level": finding.level,
+        "case": finding.case_id,
+        "file": str(finding.file) if finding.file else None,
+        "problem": finding.problem,
+        "expected": finding.expected,
+        "found": finding.found,
+        "next": finding.hint,
+    }
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # File names and labels are the user's: [x] in them is no markup, :x: no emoji.
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+def _plain_table() -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _print_findings(console: Console, dataset: Dataset, findings: list[Finding], limit: int) -> None:
+    """Errors first, equal problems together; what differs in nothing but the case takes one row.
+
+    Two columns and not six, because six leave no room for a file name on 80 characters.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    # A dictionary keeps the order of the check, and the two levels of it the order of the groups.
+    groups: dict[tuple[str, str], dict[tuple[str, str, str], list[Finding]]] = {}
+    for finding in sorted((f for f in findings if f.level in LEVELS), key=lambda f: list(LEVELS).index(f.level)):
+        rows = groups.setdefault((finding.level, finding.problem), {})
+        rows.setdefault((finding.expected, finding.found, finding.hint), []).append(finding)
+    if not groups:
+        console.print("No findings: every case can be read, and what is known of it fits together.\n")
+        return
+    table = Table(show_lines=True)
+    table.add_column("case", max_width=24, overflow="fold")
+    table.add_column("finding", overflow="fold")
+    entries = [(*key, same) for key, rows in groups.items() for same in rows.values()]
+    shown = entries[:limit] if limit else entries
+    for level, problem, same in shown:
+        first = same[0]
+        text = Text.assemble((f"{level}: {problem}", f"bold {LEVELS[level]}"))
+        file = "" if first.file is None or first.file == dataset.root else _short(str(first.file), dataset)
+        for key, value in (
+            ("file", file + (f" and {len(same) - 1} more" if file and len(same) > 1 else "")),
+            ("expected", _short(first.expected, dataset)),
+            ("found", _short(first.found, dataset)),
+            ("next", first.hint),
+        ):
+            if value:
+                text.append(f"\n{key}: ", "dim").append(value)
+        ids = [finding.case_id for finding in same]
+        more = f"\nand {len(ids) - 3} more" if len(ids) > 3 else ""
+        table.add_row(Text("\n".join(ids[:3]) + more if first.case_id else "(all)"), text)
+    console.print(table)
+    if len(shown) < len(entries):
+        console.print(f"{len(entries) - len(shown)} more findings; --limit 0 shows all, --json lists each case.")
+    console.print()
+
+
+def _short(text: str, dataset: Dataset) -> str:
+    """Paths from the data set's folder on, which every line would repeat."""
+    return text.replace(f"{dataset.root}{os.sep}", "")
+
+
+def _print_summary(console: Console, summary: dict[str, Any]) -> None:
+    table = _plain_table()
+    table.add_row("data set", summary["name"])
+    table.add_row("cases", _case_counts(summary))
+    counts = summary["findings"]
+    unusable = len(summary["cases_with_errors"])
+    where = f" (in {unusable} of the cases)" if unusable else ""
+    table.add_row("findings", f"errors {counts['error']}{where}, warnings {counts['warning']}")
+    is_pictures = set(summary.get("orientations", ())) == {"picture"}
+    if "shape_zyx" in summary:
+        first = 1 if is_pictures and summary["shape_zyx"]["max"][0] == 1 else 0
+        table.add_row("shape " + ("(y, x)" if first else "(z, y, x)"), _span(summary["shape_zyx"], first))
+        table.add_row("voxel size", "pictures have none" if is_pictures else _span(summary["spacing_mm"], 0) + " mm")
+        table.add_row("data types", _counted(summary["dtypes"]))
+        if not is_pictures:
+            table.add_row("orientations", _counted(summary["orientations"]))
+        low, high = summary["intensity_p1_p99"]
+        table.add_row("intensities", f"{low:g} to {high:g} (1st and 99th percentiles)")
+    table.add_row("modality", summary["modality"] or "not said")
+    table.add_row("licence", summary["licence"] or "not said")
+    if summary.get("objects_per_case"):
+        table.add_row("objects a case", _low_median_high(summary["objects_per_case"]))
+    for note in summary["notes"]:
+        table.add_row("note", note)
+    console.print(table)
+    if summary["labels"]:
+        _print_labels(console, summary["labels"])
+
+
+def _print_labels(console: Console, labels: dict[str, dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    has_volumes = any("volume_ml" in label for label in labels.values())
+    table = Table()
+    for heading in ("label", "name"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("cases", *(f"{what}\nmin / median / max" for what in ("voxels", "volume (ml)")[: 1 + has_volumes])):
+        table.add_column(heading, justify="right")
+    for value, label in labels.items():
+        cells = [value, label["name"], str(label["num_cases"]), _low_median_high(label.get("voxels"))]
+        table.add_row(*cells, *([_low_median_high(label.get("volume_ml"))] if has_volumes else []))
+    console.print(table)
+
+
+def _case_counts(facts: dict[str, Any]) -> str:
+    return f"{facts['num_cases']}, {facts['num_labelled']} with a label map, {facts['num_patients']} patients"
+
+
+def _span(ranges: dict[str, list[float]], first: int) -> str:
+    low, high = (" x ".join(f"{size:g}" for size in ranges[key][first:]) for key in ("min", "max"))
+    return low if low == high else f"{low} to {high}"
+
+
+def _counted(kinds: dict[str, int]) -> str:
+    return ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
+
+
+def _low_median_high(values: dict[str, float] | None) -> str:
+    """Counts in full, measures to four digits."""
+    if not values:
+        return "-"
+    is_counts = isinstance(values["min"], int)
+    low, median, high = (values[key] for key in ("min", "median", "max"))
+    return " / ".join(str(round(value)) if is_counts else f"{value:.4g}" for value in (low, median, high))
+
+
+def _next_steps(path: Path, layout: str, summary: dict[str, Any]) -> str:
+    """The line that a user types next."""
+    words = shlex.quote(str(path))
+    if summary["findings"]["error"]:
+        return f"next: mend the errors above, then msa data check {words}"
+    if not summary["num_labelled"]:
+        return "next: add masks to learn from; without them only `msa predict` is of use here"
+    command = f"next: msa train RECIPE --data.path {words}" + (f" --data.layout {layout}" if layout != "auto" else "")
+    if set(summary.get("dtypes", ())) != {"uint8"}:  # only the scale of 8-bit data is known
+        is_ct = (summary["modality"] or "").upper().startswith("CT")
+        command += f" --data.intensity {'ct:soft-tissue' if is_ct else 'percentile'}"
+    return f"{command}\n      (RECIPE is a YAML file; an empty one takes every default)"
+
+
+# -- conversion --------------------------------------------------------------------------------------------------------
+
+
+def _refuse_used_folder(output: Path) -> None:
+    from medsam_adapter.errors import DataError
+
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise DataError(
+            "is in use already",
+            file=output,
+            expected="a new or an empty folder",
+            found="a folder with files" if output.is_dir() else "a file",
+            hint="give another folder, or remove this one first",
+        )
+
+
+def _write_converted(dataset: Dataset, cases: list[Case], split: dict[str, list[str]], output: Path, progress) -> None:
+    """The whole of `output`, or nothing of it."""
+    from medsam_adapter.data.splits import save_split
+    from medsam_adapter.errors import DataError
+
+    features = _features(dataset, cases)
+    target = output.resolve()
+    partial = target.with_name(f".{os.getpid()}-partial-{target.name}")
+    by_id = {case.case_id: case for case in cases}
+    done = 0
+    try:
+        (partial / "data").mkdir(parents=True)
+        save_split(partial / "split.json", split)
+        for part, ids in split.items():
+            shards = _runs([by_id[case_id] for case_id in ids], MAX_SHARD_BYTES)
+            for number, shard in enumerate(shards):
+                file = partial / "data" / f"{part}-{number:05d}-of-{len(shards):05d}.parquet"
+                done = _write_shard(file, shard, part, features, progress, done)
+        (partial / "README.md").write_text(_card(dataset, split), encoding="utf-8")
+        if target.is_dir():
+            target.rmdir()  # empty, see _refuse_used_folder; renaming onto a folder fails on some systems
+        partial.rename(target)
+    except OSError as error:
+        raise DataError(
+            "cannot be written", file=output, expected="a place with room that you may write to", found=str(error),
+            hint="give another folder with -o",
+        ) from error  # fmt: skip
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _features(dataset: Dataset, cases: list[Case]):
+    """`datasets` features for the kind of files there are; one column cannot hold two kinds."""
+    from datasets import Features, Image, Nifti, Value
+
+    from medsam_adapter.data.io import is_nifti
+    from medsam_adapter.errors import DataError
+
+    kinds = {}
+    for column in ("image", "label"):
+        files = [getattr(case, column) for case in cases]
+        niftis = [file for file in files if is_nifti(file)]
+        if niftis and len(niftis) < len(files):
+            raise DataError(
+                f"has {column}s of two kinds",
+                file=dataset.root,
+                expected="NIfTI files only, or pictures only",
+                found=f"{len(niftis)} NIfTI files and {len(files) - len(niftis)} pictures",
+                hint="make a data set of each kind",
+            )
+        too_large = next((file for file in files if file.stat().st_size > MAX_FILE_BYTES), None)
+        if too_large:
+            raise DataError(
+                "is too large for one cell of a table",
+                file=too_large,
+                expected="at most 2 GiB",
+                found=f"{too_large.stat().st_size / 2**30:.1f} GiB",
+                hint="compress it to .nii.gz",
+            )
+        kinds[column] = Nifti() if niftis else Image()
+    return Features({"case_id": Value("string"), **kinds, "split": Value("string")})
+
+
+def _runs(cases: list[Case], limit: int) -> list[list[Case]]:
+    """The cases in order, cut where their files would pass so many bytes."""
+    runs: list[list[Case]] = []
+    held = 0
+    for case in cases:
+        size = case.image.stat().st_size + case.label.stat().st_size
+        if not runs or held + size > limit:
+            runs.append([])
+            held = 0
+        runs[-1].append(case)
+        held += size
+    return runs
+
+
+def _write_shard(file: Path, cases: list[Case], part: str, features, progress, done: int) -> int:
+    """One Parquet file; returns how many cases are written in all.
+
+    Arrow tables are written and not a `datasets.Dataset`: its `to_parquet` keeps the paths of local files and not their
+    bytes, and its features drop bytes given beside a name that happens to exist in the current folder.
+    """
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    schema = features.arrow_schema
+    with ParquetWriter(file, schema) as writer:
+        for group in _runs(cases, MAX_ROW_GROUP_BYTES):
+            rows = [
+                {
+                    "case_id": case.case_id,
+                    "image": {"bytes": case.image.read_bytes(), "path": case.image.name},
+                    "label": {"bytes": case.label.read_bytes(), "path": case.label.name},
+                    "split": part,
+                }
+                for case in group
+            ]
+            writer.write_table(pa.Table.from_pylist(rows, schema))
+            done += len(group)
+            progress(done)
+    return done
+
+
+def _card(dataset: Dataset, split: dict[str, list[str]]) -> str:
+    """README.md: which file is which part, and what the label values in the files mean."""
+    import yaml
+
+    # Files hold their own values; `Dataset.read` would have turned them to 1..K.
+    if dataset.colours is not None:
+        meanings = {str(colour): dataset.label_names[label] for colour, label in dataset.colours.items()}
+    elif dataset.mask_values is not None:
+        meanings = {str(value): dataset.label_names[label] for value, label in dataset.mask_values.items()}
+    else:
+        meanings = {str(value): name for value, name in dataset.label_names.items()}
+    files = [{"split": part, "path": f"data/{part}-*.parquet"} for part, ids in split.items() if ids]
+    metadata = {
+        "pretty_name": dataset.name,
+        "task_categories": ["image-segmentation"],
+        "tags": ["medical"],
+        "configs": [{"config_name": "default", "data_files": files}],
+    }
+    counts = ", ".join(f"{part} {len(ids)}" for part, ids in split.items())
+    lines = [
+        f"# {dataset.name}",
+        "",
+        f"- cases: {counts}, split by patient (`split.json`)",
+        f"- modality: {dataset.modality or 'not said'}",
+        f"- licence: {dataset.licence or 'not said; find out before sharing'}",
+        *(f"- {note}" for note in dataset.notes),
+        "",
+        "Columns: `case_id`, `image`, `label`, `split`. Images and labels are the source files byte for byte, headers",
+        "included: make sure that they name no patient before sharing.",
+        "",
+        "| value in the label files | meaning |",
+        "|---|---|",
+        "| 0 | background |",
+        *(f"| {value} | {name} |" for value, name in meanings.items()),
+        *(["| 1, 2, ... | the objects of one image |"] if dataset.instances else []),
+        "",
+        f"Made with `msa data prepare` of medsam-adapter from `{dataset.root.resolve().name}`.",
+        "",
+    ]
+    return f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---\n\n" + "\n".join(lines)

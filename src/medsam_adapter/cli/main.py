@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
-import click
 import typer
+import typer.exceptions
 
 from medsam_adapter.cli.data import app as data_app
 from medsam_adapter.cli.evaluate import evaluate_command
@@ -58,28 +58,35 @@ def run(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         result = app(args=arguments, prog_name="msa", standalone_mode=False)
+        if result == 130:  # what typer makes of Ctrl-C
+            return _say("interrupted; what was finished is in the output folder", 130)
         return result if isinstance(result, int) else 0
-    except click.exceptions.Abort:
+    except typer.Abort:
         return _say("interrupted", 130)
-    except click.ClickException as error:
+    except typer.exceptions.TyperException as error:  # wrong use; typer has its own copy of click's exceptions
         error.show()
-        return 2 if error.exit_code == 2 else error.exit_code
-    except KeyboardInterrupt:
-        return _say("interrupted; what was finished is in the output folder", 130)
+        return error.exit_code
     except MSAError as error:
         _reraise_for_debugging()
         return _say(str(error), 2 if isinstance(error, MSAInputError) else 1)
+    except OSError as error:
+        _reraise_for_debugging()
+        if error.filename is None:
+            return _say_unexpected(error)
+        return _say(f"{error.filename}: cannot be read or written\n  found: {error.strerror}", 2)
     except Exception as error:
         _reraise_for_debugging()
-        text = str(error).strip().splitlines()
-        return _say(
-            f"unexpected {type(error).__name__}: {text[0] if text else ''}\n  next: run again with MSA_DEBUG=1 and report it", 1
-        )
+        return _say_unexpected(error)
 
 
 def _reraise_for_debugging() -> None:
     if os.environ.get("MSA_DEBUG"):
         raise
+
+
+def _say_unexpected(error: Exception) -> int:
+    text = (str(error).strip().splitlines() or [""])[0]
+    return _say(f"unexpected {type(error).__name__}: {text}\n  next: run again with MSA_DEBUG=1 and report it", 1)
 
 
 def _say(text: str, code: int) -> int:

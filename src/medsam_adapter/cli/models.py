@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medsam_adapter.errors import CheckpointError
+from medsam_adapter.errors import CheckpointError, MSAError
 from medsam_adapter.inference.predictor import MSAPredictor
 
 
@@ -40,7 +40,9 @@ def open_predictor(
     logging.disable_progress_bar()
     try:
         predictor = MSAPredictor.from_pretrained(name, device)
-    except OSError as error:
+    except MSAError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a folder whose config is of no model
         raise CheckpointError(
             "there is no such model", file=name,
             expected="a run folder, a Hub id, or sam-tiny", found="an empty place" if not Path(name).exists() else "a folder without a model",

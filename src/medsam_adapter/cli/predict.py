@@ -44,6 +44,7 @@ def predict_command(
     for text in box or []:
         x0, y0, x1, y1, z = _box_numbers(text, scan.is_volume)
         prompt.boxes.append((x0, y0, z, x1, y1, z))
+    _check_before_encoding(prompt, scan.shape_zyx, scan.is_volume)
     predictor = open_predictor(model, intensity, window, orientation)
     began = time.perf_counter()
     with bar("encoding", len(scan.array)) as show:
@@ -71,6 +72,17 @@ def predict_command(
     typer.echo(f"{output}: {facts['voxels']} voxels on {facts['slices']} slices{volume}, {seconds:.1f} s")
     if not mask.any():
         typer.secho("the mask is empty: try a click nearer to the object's middle, or a box", fg=typer.colors.YELLOW)
+
+
+def _check_before_encoding(prompt, shape_zyx: tuple[int, int, int], is_volume: bool) -> None:
+    """What the predictor would refuse too, but only after minutes of encoding."""
+    from medsam_adapter.errors import PromptError
+    from medsam_adapter.processing_msa import check_point
+
+    if not prompt.points and not prompt.boxes:
+        raise PromptError("there is no prompt", expected="--point or --box", found="neither", hint="click into the object")
+    for point in [*prompt.points, *(box[:3] for box in prompt.boxes), *(box[3:] for box in prompt.boxes)]:
+        check_point(point[: 3 if is_volume else 2], shape_zyx, is_volume)
 
 
 def _numbers(text: str, is_volume: bool, name: str) -> tuple[float, ...]:

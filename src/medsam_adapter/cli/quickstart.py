@@ -48,7 +48,8 @@ def quickstart_command(
         with bar(f"{name}, {protocol}", len(test), "volume") as show:
             results.append(
                 evaluate(
-                    predictor, dataset, test, model_name=name, protocol=protocol, seed=SEED, progress=show, keep=keep
+                    predictor, dataset, test, model_name=name, protocol=protocol, targets=recipe.data.targets,
+                    seed=SEED, progress=show, keep=keep,
                 )
             )
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from medsam_adapter.data.geometry import Letterbox, Turn
 from medsam_adapter.data.sample import Scan
 from medsam_adapter.errors import PromptError
-from medsam_adapter.inference.volume import CarryRules, carry_masks, encode_volume
+from medsam_adapter.inference.volume import CarryRules, anchors_only, carry_masks, encode_volume
 from medsam_adapter.modeling_msa import MSAModel
-from medsam_adapter.processing_msa import MSAProcessor, check_box, check_point
+from medsam_adapter.processing_msa import MSAProcessor, check_point
 from medsam_adapter.prompts.clicks import PADDING
 from medsam_adapter.prompts.decode import decode_masks
 from medsam_adapter.prompts.types import ObjectPrompt
@@ -134,9 +134,10 @@ class MSAPredictor:
     ) -> np.ndarray:
         """Logits (n, D, H, W) on the file's grid for n objects prompted in the file frame."""
         anchors = [self.decode_prompted_slices(encoded, prompt) for prompt in prompts]
-        if not carry:  # walkers that may not leave their slice
-            anchors = [a | {z: np.full_like(next(iter(a.values())), -20) for z in range(encoded.shape_zyx[0]) if z not in a} for a in anchors]
-        logits = carry_masks(self.model, encoded.embeddings, anchors, rules, progress, should_stop)
+        if carry:
+            logits = carry_masks(self.model, encoded.embeddings, anchors, rules, progress, should_stop)
+        else:
+            logits = anchors_only(anchors, len(encoded.embeddings))
         out = []
         for volume in logits:
             source = encoded.letterbox.logits_to_source(torch.from_numpy(volume)[:, None])[:, 0].numpy()
@@ -150,17 +151,24 @@ class MSAPredictor:
         if not prompt.points and not prompt.boxes:
             raise PromptError("there is no prompt", expected="a point or a box", found="none", hint="click into the object")
         for point, label in zip(prompt.points, prompt.labels, strict=True):
-            xyz = encoded.turn.points_to_source(_three(point))
-            check_point(xyz, encoded.shape_zyx, True)
+            # Checked in the file frame, so that an error speaks of the numbers that were given.
+            check_point(_three(point), encoded.turn.shape_ijk[::-1], True)
+            xyz = encoded.turn.points_to_source(point)
             entry = by_slice.setdefault(int(round(xyz[2])), {"points": [], "labels": [], "box": None})
             entry["points"].append(encoded.letterbox.points_to_model(xyz[:2]))
             entry["labels"].append(int(label))
         for box in prompt.boxes:
-            corners = encoded.turn.points_to_source(np.asarray(box, float).reshape(2, 3))
+            corners = np.asarray(box, float).reshape(2, 3)
+            last = np.array(encoded.turn.shape_ijk) - 1
+            if not ((corners >= 0) & (corners <= last)).all():
+                raise PromptError(
+                    "a box does not fit the image: a corner lies outside",
+                    expected=", ".join(f"0 <= {name} <= {most}" for name, most in zip("xyz", last, strict=True)),
+                    found=", ".join(f"{v:g}" for v in box), hint="boxes are x0, y0, z0, x1, y1, z1, counted from 0",
+                )  # fmt: skip
+            corners = encoded.turn.points_to_source(corners)
             low, high = corners.min(0), corners.max(0)
             flat = np.array([*low[:2], *high[:2]])
-            check_box(flat, encoded.shape_zyx)
-            check_point(low, encoded.shape_zyx, True)
             if low[2] != high[2]:
                 raise PromptError("a box lies on one slice", expected="two corners of one slice", found=str(tuple(box)))
             entry = by_slice.setdefault(int(low[2]), {"points": [], "labels": [], "box": None})

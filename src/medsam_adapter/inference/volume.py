@@ -72,6 +72,16 @@ class _Walker:
     logits: np.ndarray
 
 
+def anchors_only(anchors: list[dict[int, np.ndarray]], depth: int) -> np.ndarray:
+    """(n, D, h, w) logits of the prompted slices, `NOTHING` elsewhere."""
+    side = next(iter(anchors[0].values())).shape[-1]
+    out = np.full((len(anchors), depth, side, side), NOTHING, np.float32)
+    for target, slices in enumerate(anchors):
+        for z, logits in slices.items():
+            out[target, z] = logits
+    return out
+
+
 @torch.no_grad()
 def carry_masks(
     model,
@@ -94,14 +104,13 @@ def carry_masks(
         (n, D, h, w) logits, `NOTHING` where the object does not reach.
     """
     rules = rules or CarryRules()
-    depth, side = len(embeddings), 4 * embeddings.shape[-1]
-    stride = model.config.vision_config.image_size // side
-    out = np.full((len(anchors), depth, side, side), NOTHING, np.float32)
+    depth = len(embeddings)
+    stride = model.config.vision_config.image_size // (4 * embeddings.shape[-1])
+    out = anchors_only(anchors, depth)
     walkers = []
     for target, slices in enumerate(anchors):
         ordered = sorted(slices)
         for i, z in enumerate(ordered):
-            out[target, z] = slices[z]
             if (slices[z] > 0).sum() < rules.min_pixels:
                 continue
             below = -1 if i == 0 else (ordered[i - 1] + z) // 2

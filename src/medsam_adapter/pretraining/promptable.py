@@ -36,7 +36,7 @@ class PromptableRecipe:
     """All that makes a backbone."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    steps: int = 5000
+    steps: int = 4000
     """Optimisation steps in all."""
     batch_size: int = 8
     """Scenes in a step."""

@@ -225,7 +225,13 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
             if not rest:
                 raise RecipeError(f"--{key} has no value", expected=f"--{key} VALUE")
             value = rest.pop(0)
-        pairs.append((key.replace("-", "_"), yaml.safe_load(value)))
+        try:
+            pairs.append((key.replace("-", "_"), yaml.safe_load(value)))
+        except yaml.YAMLError as error:
+            raise RecipeError(
+                f"the value of --{key} is not YAML", expected="text, a number or [a, list]", found=value,
+                hint=f"put quotes within the quotes: --{key} '\"...\"'",
+            ) from error  # fmt: skip
     return pairs
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 from dataclasses import dataclass
 
 from medsam_adapter.adapters.config import MSAAdapterConfig
 from medsam_adapter.data.layouts import Dataset, open_dataset
 from medsam_adapter.data.sample import Case
 from medsam_adapter.data.splits import Split, load_split, make_split
-from medsam_adapter.errors import DataError, RecipeError
+from medsam_adapter.errors import CheckpointError, DataError, MSAError, RecipeError
 from medsam_adapter.modeling_msa import MSAModel
 from medsam_adapter.processing_msa import MSAProcessor
 from medsam_adapter.training.recipe import DataSection, Recipe
@@ -53,6 +55,14 @@ def open_data(section: DataSection) -> TrainingData:
 
 def make_adapter_config(fields: dict) -> MSAAdapterConfig:
     """An adapter configuration from a recipe. Raises `RecipeError` for unknown keys and impossible values."""
+    known = [field.name for field in dataclasses.fields(MSAAdapterConfig)]
+    for key in fields:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+            raise RecipeError(
+                f"unknown key model.adapter.{key}", expected="fields of MSAAdapterConfig", found=key,
+                hint=f"did you mean model.adapter.{near[0]}?" if near else "remove it",
+            )  # fmt: skip
     try:
         return MSAAdapterConfig(**fields)
     except (TypeError, ValueError) as error:
@@ -60,14 +70,25 @@ def make_adapter_config(fields: dict) -> MSAAdapterConfig:
 
 
 def make_model(recipe: Recipe, dataset: Dataset) -> MSAModel:
-    """The frozen base with a fresh adapter; the caller seeds torch."""
+    """The frozen base with a fresh adapter; the caller seeds torch. Raises `CheckpointError` for a base not there."""
     targets = recipe.data.targets or list(dataset.label_names.values()) or ["object"]
-    return MSAModel.from_base(
-        recipe.model.base,
-        make_adapter_config(recipe.model.adapter),
-        image_size=recipe.model.image_size,
-        id2label={i: name for i, name in enumerate(["background", *targets])},
-    )
+    adapter = make_adapter_config(recipe.model.adapter)
+    try:
+        return MSAModel.from_base(
+            recipe.model.base,
+            adapter,
+            image_size=recipe.model.image_size,
+            id2label={i: name for i, name in enumerate(["background", *targets])},
+        )
+    except MSAError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a folder whose config is of no model
+        raise CheckpointError(
+            "model.base cannot be opened",
+            file=recipe.model.base,
+            expected="sam-tiny, a Hub id such as facebook/sam-vit-base, or a folder with a SAM",
+            found=(str(error).strip().splitlines() or [type(error).__name__])[0],
+        ) from error
 
 
 def make_processor(recipe: Recipe, model: MSAModel) -> MSAProcessor:

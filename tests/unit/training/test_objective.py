@@ -23,17 +23,23 @@ def objective(tiny_sam):
     return PromptedObjective(model, PromptSection(), LossSection())
 
 
-def test_steps_on_one_batch_lower_the_loss(objective):
-    parameters = [p for p in objective.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-2)
+def test_steps_on_one_batch_lower_the_loss():
+    """On sam-tiny: the frozen decoder of a random SAM cannot draw anything, whatever its adapters do."""
+    model = MSAModel.from_base("sam-tiny", MSAAdapterConfig(use_depth=True, num_slices=4, bottleneck_ratio=0.25))
+    objective = PromptedObjective(model, PromptSection(), LossSection())
+    targets = torch.zeros(1, 4, 2, 64, 64)
+    targets[:, :3, 0, 10:30, 10:30] = 1
+    targets[:, 1:, 1, 36:56, 24:60] = 1
+    pixels = torch.randn(1, 4, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     losses = []
-    for _ in range(40):
-        out = objective(*batch(), seed=(0,))
+    for _ in range(12):
+        out = objective(pixels, targets, torch.ones(1, 4, dtype=torch.bool), seed=(0,))
         out["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
         losses.append(out["loss"].item())
-    assert losses[-1] < 0.95 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]
 
 
 def test_the_same_seed_gives_the_same_loss_and_another_seed_another(objective):
