@@ -34,19 +34,20 @@ class MSAProcessor(BaseImageProcessor):
         intensity: how values become [0, 1]: "rgb", "unit", "percentile", "window", "ct:soft-tissue", ... (data.intensity);
             None is enough for 8-bit pictures only.
         window_hu: (low, high) for "window".
-        orientation: where x, y and z of a volume with an affine point, e.g. "LPS" for axial slices; None leaves the file's
-            own axes.
+        orientation: where x, y and z of a volume with an affine point, e.g. "LPS" for axial slices; "file" leaves the
+            file's own axes.
         image_mean, image_std: normalisation of values in [0, 1], SAM's by default.
     """
 
     model_input_names = ["pixel_values"]
+    orientation: str | None = "LPS"  # transformers writes a None to the file only where the class says something else
 
     def __init__(
         self,
         image_size: int = 1024,
         intensity: str | None = None,
         window_hu: Sequence[float] | None = None,
-        orientation: str | None = "LPS",
+        orientation: str = "LPS",
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
         **kwargs,
@@ -110,7 +111,7 @@ class MSAProcessor(BaseImageProcessor):
     def turn_of(self, scan: Scan) -> Turn:
         """The turn from a scan's file frame to the source frame."""
         shape_ijk = scan.shape_zyx[::-1]
-        if scan.affine is None or self.orientation is None:
+        if scan.affine is None or self.orientation == "file":
             return Turn.none(shape_ijk)
         return Turn.to_codes(scan.affine, shape_ijk, self.orientation)
 
@@ -156,7 +157,7 @@ class MSAProcessor(BaseImageProcessor):
 
         Returns:
             pixel_values (B, 3, S, S) or (B, D, 3, S, S); input_points (B, P, K, 2) or (B, D, P, K, 2) with input_labels,
-            filled up with label -1; input_boxes likewise; original_sizes and reshaped_input_sizes (B, 2); slice_mask (B, D)
+            filled up with label -1; input_boxes (B, P, 4) or (B, D, P, 4); original_sizes and reshaped_input_sizes (B, 2); slice_mask (B, D)
             for volumes.
         """
         if return_tensors != "pt":
@@ -192,7 +193,9 @@ class MSAProcessor(BaseImageProcessor):
 
     def _points(self, points, labels, sources, letterboxes, depth) -> tuple[Tensor, Tensor]:
         _same_length("input_points", points, sources)
-        objects, most = max(len(p) for p in points), max(len(k) for p in points for k in p)
+        objects, most = max(len(p) for p in points), max((len(k) for p in points for k in p), default=0)
+        if not most:
+            raise PromptError("input_points holds no point", expected="[image][object][point]", found=str(points))
         lead = (len(points), objects) if depth is None else (len(points), depth, objects)
         out = np.zeros((*lead, most, 2), np.float32)
         out_labels = np.full((*lead, most), PADDING, np.int64)
@@ -207,6 +210,11 @@ class MSAProcessor(BaseImageProcessor):
 
     def _boxes(self, boxes, sources, letterboxes, depth) -> Tensor:
         _same_length("input_boxes", boxes, sources)
+        if len({len(image_boxes) for image_boxes in boxes}) != 1 or not len(boxes[0]):
+            raise PromptError(
+                "each image of a batch has as many boxes as the others", expected=f"{len(boxes[0]) or 1} each",
+                found=", ".join(str(len(image_boxes)) for image_boxes in boxes), hint="SAM has no empty box to fill up with",
+            )  # fmt: skip
         rows = []
         for source, letterbox, image_boxes in zip(sources, letterboxes, boxes, strict=True):
             for box in image_boxes:

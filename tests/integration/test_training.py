@@ -143,7 +143,9 @@ def test_an_unknown_target_is_named(phantoms, tiny_base, tmp_path):
         loop.train(wrong, show_progress=False)
 
 
-@pytest.mark.parametrize("changes", [{"gradient_accumulation": 2}, {"mixed_precision": "bf16"}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize(
+    "changes", [{"gradient_accumulation": 2}, {"mixed_precision": "bf16"}, {"gradient_checkpointing": True}]
+)
 def test_recipe_switches_train(phantoms, tiny_base, tmp_path, changes):
     result = loop.train(recipe(phantoms, tiny_base, tmp_path / "run", epochs=1, **changes), show_progress=False)
     assert np.isfinite(result.best_dice)

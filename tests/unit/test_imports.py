@@ -34,7 +34,9 @@ def names() -> list[str]:
 
 
 def layer_of(name: str) -> tuple[int, str]:
-    matches = [(len(e), row, e) for row, entries in enumerate(LAYERS) for e in entries if name == e or name.startswith(e + "/")]
+    matches = [
+        (len(e), row, e) for row, entries in enumerate(LAYERS) for e in entries if name == e or name.startswith(e + "/")
+    ]
     assert matches, f"{name}.py stands in no row of LAYERS"
     _, row, entry = max(matches)
     return row, entry

@@ -46,7 +46,9 @@ def test_from_a_folder_and_from_a_model(tiny_base, inputs_for):
         assert not model.training and not any(p.requires_grad for p in model.parameters())
         assert model.base_name == str(tiny_base)
         with torch.no_grad():
-            want = SamModel.from_pretrained(tiny_base).requires_grad_(False)(**inputs, multimask_output=False).pred_masks
+            want = (
+                SamModel.from_pretrained(tiny_base).requires_grad_(False)(**inputs, multimask_output=False).pred_masks
+            )
         assert torch.equal(masks(model, inputs), want)
     assert all(p.requires_grad for p in sam.parameters())  # the given model is left as it was
     assert sam.config.model_type == "sam"
@@ -63,7 +65,10 @@ def test_a_given_model_shares_its_weights(tiny_sam):
 def test_the_positional_tensor_stays_one(tiny_base, tiny_sam):
     for base in (tiny_base, tiny_sam()):
         model = MSAModel.from_base(base)
-        a, b = model.shared_image_embedding.positional_embedding, model.prompt_encoder.shared_embedding.positional_embedding
+        a, b = (
+            model.shared_image_embedding.positional_embedding,
+            model.prompt_encoder.shared_embedding.positional_embedding,
+        )
         assert a.data_ptr() == b.data_ptr()
 
 

@@ -113,7 +113,7 @@ def test_nibabel_images_are_turned():
     assert out["original_sizes"].tolist() == [[40, 64]]
     got = as_unit(out["pixel_values"][0])[:, 0, :40]
     np.testing.assert_allclose(got, data.transpose(2, 1, 0)[:, ::-1, ::-1] / 255, atol=1e-5)
-    same = processor(intensity="window", window_hu=(0, 255), orientation=None)(nifti(data))
+    same = processor(intensity="window", window_hu=(0, 255), orientation="file")(nifti(data))
     np.testing.assert_allclose(as_unit(same["pixel_values"][0])[:, 0, :40], data.transpose(2, 1, 0) / 255, atol=1e-5)
 
 
@@ -189,7 +189,9 @@ def test_a_point_lies_on_its_pixel(height, width, data):
     x, y = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     out = processor()(grey(height, width), input_points=[[[(x, y)]]])
     got, (new_height, new_width) = out["input_points"][0, 0, 0].numpy(), out["reshaped_input_sizes"][0].tolist()
-    np.testing.assert_allclose(got, [(x + 0.5) * new_width / width - 0.5, (y + 0.5) * new_height / height - 0.5], atol=1e-4)
+    np.testing.assert_allclose(
+        got, [(x + 0.5) * new_width / width - 0.5, (y + 0.5) * new_height / height - 0.5], atol=1e-4
+    )
     assert out["input_labels"].tolist() == [[[1]]]
 
 
@@ -205,9 +207,7 @@ def test_points_of_different_number_are_filled_up():
 
 
 def test_points_of_volumes_stand_on_their_slice():
-    out = processor()(
-        [grey(5, 64, 64), grey(2, 64, 64)], input_points=[[[(1, 2, 4), (3, 4, 0)]], [[(5, 6, 1)]]]
-    )
+    out = processor()([grey(5, 64, 64), grey(2, 64, 64)], input_points=[[[(1, 2, 4), (3, 4, 0)]], [[(5, 6, 1)]]])
     points, labels = out["input_points"], out["input_labels"]
     assert points.shape == (2, 5, 1, 2, 2) and labels.shape == (2, 5, 1, 2)
     assert labels[0, 4, 0].tolist() == [1, -1] and labels[0, 0, 0].tolist() == [-1, 1]
@@ -253,6 +253,14 @@ def test_points_outside(shape, point, text):
 def test_boxes_outside(box):
     with pytest.raises(PromptError, match="does not fit"):
         processor()(grey(40, 64), input_boxes=[[box]])
+
+
+def test_empty_and_uneven_prompts():
+    with pytest.raises(PromptError, match="no point"):
+        processor()(grey(40, 64), input_points=[[]])
+    for boxes in ([[], []], [[(0, 0, 5, 5)], [(0, 0, 5, 5), (1, 1, 2, 2)]]):
+        with pytest.raises(PromptError, match="as many boxes"):
+            processor()([grey(40, 64), grey(40, 64)], input_boxes=boxes)
 
 
 def test_prompts_for_another_number_of_images():

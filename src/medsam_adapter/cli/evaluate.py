@@ -18,7 +18,7 @@ def evaluate_command(
     prompts: Annotated[Optional[list[str]], typer.Option(help="1-point, 3-points, 10-points, box, box-0.5, box-0.75.")] = None,
     per: Annotated[str, typer.Option(help="volume: prompt once and carry; slice: prompt every slice.")] = "volume",
     target: Annotated[Optional[list[str]], typer.Option(help="Names of labels; all if left out.")] = None,
-    max_cases: Annotated[Optional[int], typer.Option(help="Evaluate at most so many cases.")] = None,
+    max_cases: Annotated[Optional[int], typer.Option(min=1, help="Evaluate at most so many cases.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the prompts.")] = 0,
     intensity: Annotated[Optional[str], typer.Option(help="For models that have none saved, such as plain SAM.")] = None,
     window: Annotated[Optional[str], typer.Option(help="LOW,HIGH in HU, likewise.")] = None,
@@ -98,11 +98,12 @@ def _cases(models, data, layout, split, part):
         section = yaml.safe_load((run / "recipe.yaml").read_text())["data"]
         data, layout = Path(section["path"]), section["layout"]
         split = split or run / "split.json"
-    dataset = open_dataset(data, layout)
+    dataset = open_dataset(data, layout, require_labels=False)
+    labelled = [case for case in dataset.cases if case.label is not None]
     if part == "all" or split is None:
         if part not in ("all", "test"):
             raise DataError(f"there is no split to take {part!r} from", expected="--split split.json", found="none")
-        return dataset, dataset.cases
+        return dataset, labelled
     parts = load_split(split, dataset.cases)
     if not parts.get(part):
         filled = ", ".join(f"{k} ({len(v)})" for k, v in parts.items() if v)

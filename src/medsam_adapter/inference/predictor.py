@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medsam_adapter.backbones import resolve_base
 from medsam_adapter.data.geometry import Letterbox, Turn
 from medsam_adapter.data.sample import Scan
 from medsam_adapter.errors import PromptError
@@ -30,12 +31,14 @@ class Encoded:
         letterbox: source slice <-> model frame.
         turn: file frame <-> source frame.
         shape_zyx: of the source.
+        is_picture: prompts and masks have no slice axis; a volume may have one slice, too.
     """
 
     embeddings: Tensor
     letterbox: Letterbox
     turn: Turn
     shape_zyx: tuple[int, int, int]
+    is_picture: bool = False
 
 
 class MSAPredictor:
@@ -63,12 +66,12 @@ class MSAPredictor:
         """Model and processor of a run folder, a Hub repo or a base."""
         model = MSAModel.from_pretrained(name, **kwargs)
         try:
-            processor = MSAProcessor.from_pretrained(name)
+            settings, _ = MSAProcessor.get_image_processor_dict(resolve_base(name))
         except (OSError, ValueError):
-            processor = None  # a plain SAM base has no MSA processor
-        if processor is not None and "image_size" not in vars(processor):
-            processor = None
-        return cls(model, processor if isinstance(processor, MSAProcessor) else None, device)
+            settings = {}
+        # A plain SAM has no processor, or SAM's own, which knows neither intensities nor volumes.
+        is_ours = settings.get("image_processor_type") == MSAProcessor.__name__
+        return cls(model, MSAProcessor.from_dict(settings) if is_ours else None, device)
 
     @torch.no_grad()
     def encode(self, image, kind: str | None = None, progress: Callable[[int, int], None] | None = None) -> Encoded:
@@ -77,9 +80,10 @@ class MSAPredictor:
         turn = self.processor.turn_of(scan)
         source = turn.array_to_source(self.processor.unit_intensities(scan))
         slices = self.processor.slices_to_model(source)
-        chunk = None if scan.is_volume or kind == "volume" else 1
-        embeddings = encode_volume(self.model, slices, chunk, progress)
-        return Encoded(embeddings, Letterbox(source.shape[1:3], self.processor.image_size), turn, source.shape[:3])
+        is_picture = not (scan.is_volume or kind == "volume")
+        embeddings = encode_volume(self.model, slices, 1 if is_picture else None, progress)
+        letterbox = Letterbox(source.shape[1:3], self.processor.image_size)
+        return Encoded(embeddings, letterbox, turn, source.shape[:3], is_picture)
 
     def set_image(self, image) -> None:
         """Encode a picture: (H, W), (H, W, 3), PIL image or `Scan`."""
@@ -115,7 +119,7 @@ class MSAPredictor:
         """
         if self.encoded is None:
             raise PromptError("no scan is set", expected="set_image or set_volume first", found="nothing")
-        flat = self.encoded.shape_zyx[0] == 1
+        flat = self.encoded.is_picture
         points = [(*p, 0) if flat and len(p) == 2 else tuple(p) for p in points or []]
         boxes = [(b[0], b[1], 0, b[2], b[3], 0) if flat and len(b) == 4 else tuple(b) for b in boxes or []]
         prompt = ObjectPrompt(points, list(labels) if labels is not None else [1] * len(points), boxes)
@@ -150,6 +154,15 @@ class MSAPredictor:
         by_slice: dict[int, dict] = {}
         if not prompt.points and not prompt.boxes:
             raise PromptError("there is no prompt", expected="a point or a box", found="none", hint="click into the object")
+        if len(prompt.points) != len(prompt.labels):
+            raise PromptError(
+                "each point has one label", expected=f"{len(prompt.points)} labels", found=str(len(prompt.labels)),
+                hint="1 is the object, 0 the ground",
+            )  # fmt: skip
+        if len(prompt.labels) != len(prompt.points):
+            raise PromptError(
+                "each point has one label", expected=f"{len(prompt.points)} labels", found=str(len(prompt.labels))
+            )
         for point, label in zip(prompt.points, prompt.labels, strict=True):
             # Checked in the file frame, so that an error speaks of the numbers that were given.
             check_point(_three(point), encoded.turn.shape_ijk[::-1], True)
@@ -158,6 +171,16 @@ class MSAPredictor:
             entry["points"].append(encoded.letterbox.points_to_model(xyz[:2]))
             entry["labels"].append(int(label))
         for box in prompt.boxes:
+            if len(box) != 6:
+                raise PromptError(
+                    "a box of a volume has six numbers", expected="x0, y0, z0, x1, y1, z1",
+                    found=", ".join(f"{v:g}" for v in box), hint="z is the slice, counted from 0",
+                )  # fmt: skip
+            if len(box) != 6:
+                raise PromptError(
+                    "a box of a volume has six numbers", expected="x0, y0, z0, x1, y1, z1",
+                    found=", ".join(f"{v:g}" for v in box), hint="both corners lie on one slice",
+                )  # fmt: skip
             corners = np.asarray(box, float).reshape(2, 3)
             last = np.array(encoded.turn.shape_ijk) - 1
             if not ((corners >= 0) & (corners <= last)).all():

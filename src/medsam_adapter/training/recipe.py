@@ -40,8 +40,8 @@ class DataSection:
     """rgb, unit, percentile, window or ct:WINDOW; may be empty for 8-bit pictures only."""
     window_hu: list[float] | None = None
     """[low, high] for intensity: window."""
-    orientation: str | None = "LPS"
-    """Where x, y, z of volumes point: LPS gives axial, LIP coronal, PIL sagittal slices; empty keeps the file's axes."""
+    orientation: str = "LPS"
+    """Where x, y, z of volumes point: LPS gives axial, LIP coronal, PIL sagittal slices; `file` keeps the file's axes."""
     targets: list[str] | None = None
     """Names of the labels to learn; all if empty."""
     split: str | None = None

@@ -50,7 +50,9 @@ def test_a_constant_scan_is_finite():
 
 def test_eight_bit_needs_no_mode_and_large_unsigned_values_do_not_wrap():
     np.testing.assert_allclose(to_unit(np.array([0, 51, 255], np.uint8), None), [0, 0.2, 1], atol=1e-6)
-    np.testing.assert_allclose(to_unit(np.array([0, 40000, 65535], np.uint16), "window", (0, 65535)), [0, 0.610, 1], atol=1e-3)
+    np.testing.assert_allclose(
+        to_unit(np.array([0, 40000, 65535], np.uint16), "window", (0, 65535)), [0, 0.610, 1], atol=1e-3
+    )
     np.testing.assert_allclose(to_unit(np.array([0, 100], np.uint8), "window", (50, 150)), [0, 0.5])
 
 

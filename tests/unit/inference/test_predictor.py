@@ -41,7 +41,9 @@ def turned(image: nib.Nifti1Image, codes: str) -> nib.Nifti1Image:
 
 def in_world(array_kji: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """An array in file order as RAS (i, j, k)."""
-    return nib.as_closest_canonical(nib.Nifti1Image(array_kji.transpose(2, 1, 0).astype(np.float32), affine)).get_fdata()
+    return nib.as_closest_canonical(
+        nib.Nifti1Image(array_kji.transpose(2, 1, 0).astype(np.float32), affine)
+    ).get_fdata()
 
 
 @pytest.mark.parametrize("image", [np.zeros((40, 64), np.uint8), np.zeros((40, 64, 3), np.uint8)])
@@ -78,7 +80,7 @@ def test_volumes(predictor, patient, carry):
     logits = predictor.predict(points=[(3, 4, 2)], boxes=[(2, 3, 4, 8, 9, 4)], carry=carry, return_logits=True)
     assert logits.shape == SHAPE_IJK[::-1]
     if not carry:
-        reached = [k for k in range(6) if (logits[k] != -20).any()]
+        reached = [k for k in range(6) if (logits[k] > -19).any()]
         assert reached == [2, 4]
 
 
@@ -100,7 +102,9 @@ def test_the_same_voxels_give_the_same_mask_in_the_patient(predictor, patient, c
     results = []
     for image, points, box in ((patient, voxels, corners), (other, moved, moved_corners)):
         predictor.set_volume(image)
-        logits = predictor.predict(points=points.tolist(), labels=[1, 0], boxes=[box.ravel().tolist()], carry=carry, return_logits=True)
+        logits = predictor.predict(
+            points=points.tolist(), labels=[1, 0], boxes=[box.ravel().tolist()], carry=carry, return_logits=True
+        )
         assert logits.shape == image.shape[::-1]
         results.append(in_world(logits, image.affine))
     np.testing.assert_allclose(results[1], results[0], atol=1e-4)
