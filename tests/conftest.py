@@ -69,8 +69,17 @@ def _assert_alive(model, torch) -> None:
 
     before = masks()
     assert (masks(pixels + 1) - before).abs().max() > 1e-3, "the tiny model ignores its picture"
-    for part in ("layers.0.attn.qkv", "layers.0.attn.rel_pos_h", "layers.1.attn.rel_pos_w", "layers.2.mlp", "pos_embed",
-                 "mask_decoder.transformer.layers.0", "mask_decoder.transformer.layers.1", "prompt_encoder"):  # fmt: skip
+    parts = (
+        "layers.0.attn.qkv",
+        "layers.0.attn.rel_pos_h",
+        "layers.1.attn.rel_pos_w",
+        "layers.2.mlp",
+        "pos_embed",
+        "mask_decoder.transformer.layers.0",
+        "mask_decoder.transformer.layers.1",
+        "prompt_encoder",
+    )
+    for part in parts:
         kept = {n: p.detach().clone() for n, p in model.named_parameters() if part in n}
         assert kept, part
         with torch.no_grad():
@@ -92,7 +101,7 @@ def tiny_base(tiny_sam, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def randomise():
-    """randomise(model, seed=1, std=0.1, only="msa_adapter_"): random weights for every adapter, as after training."""
+    """randomise(model, seed=1, std=0.1, only="msa_adapter_"): random weights for each adapter, as after training."""
     import torch
 
     def fill(model, seed: int = 1, std: float = 0.1, only: str = "msa_adapter_"):

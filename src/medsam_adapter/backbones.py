@@ -14,7 +14,7 @@ def resolve_base(name: str | Path) -> str:
 
 
 def base_name(path: str | Path) -> str:
-    """The name under which an adapter remembers its base: a shipped backbone by name, so that it opens on any machine."""
+    """The name under which an adapter remembers its base: a shipped backbone by name, to open on any machine."""
     resolved = Path(path).resolve()
     for name, folder in EMBEDDED.items():
         if resolved == folder.resolve():

@@ -12,7 +12,8 @@ class MSAConfig(SamConfig):
 
     Attributes:
         num_slices: slices that a volume is encoded in at a time (1 for a model of images).
-        adapter_configs: only in a full repo (base and adapters in one file): {adapter name: MSAAdapterConfig as a dict}.
+        adapter_configs: only in a full repo (base and adapters in one file): {adapter name: MSAAdapterConfig as a
+            dict}.
 
     `id2label` says what the adapter segments; the paper's 2-D and 3-D models differ only in the adapter's `use_depth`.
     """

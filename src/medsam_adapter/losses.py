@@ -40,7 +40,7 @@ def focal_loss(logits: Tensor, targets: Tensor, gamma: float = 2.0, alpha: float
 
 
 def hard_dice(logits: Tensor, targets: Tensor) -> Tensor:
-    """Dice of the mask at logit 0 against the target at one half, (N,); two empty masks give 1. For progress, not reports."""
+    """Dice of the mask at logit 0 against the target at one half, (N,); two empty masks give 1. For progress only."""
     prediction, reference = logits > 0, targets > 0.5
     overlap = (prediction & reference).sum((-2, -1))
     total = prediction.sum((-2, -1)) + reference.sum((-2, -1))

@@ -1,7 +1,7 @@
 """`MSAModel`: a `SamModel` with adapters, volumes, any image size and a loss.
 
-Shape legend: B batch, D slices, P objects (prompts), K points an object, M masks an object, C embedding width, g grid side
-(image_size / patch_size), h = w = 4 g side of the decoder's masks.
+Shape legend: B batch, D slices, P objects (prompts), K points an object, M masks an object, C embedding width, g grid
+side (image_size / patch_size), h = w = 4 g side of the decoder's masks.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class MSAModel(SamModel):
         """A model with a fresh adapter, ready to train: everything but the adapter is frozen.
 
         Args:
-            base: "sam-tiny" (ships with the package), a Hub id such as "facebook/sam-vit-base", a folder, or a `SamModel`,
-                whose weights are shared, not copied.
+            base: "sam-tiny" (ships with the package), a Hub id such as "facebook/sam-vit-base", a folder, or a
+                `SamModel`, whose weights are shared, not copied.
             adapter: what to add; None adds nothing (plain SAM under this class).
             image_size: side of the model frame in pixels; None keeps the base's.
             id2label: what will be segmented, kept in the config.
@@ -144,13 +144,20 @@ class MSAModel(SamModel):
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if kwargs.get(key) is not None}
         adapter_kwargs = dict(kwargs.pop("adapter_kwargs", None) or {})
         at = resolve_base(adapter_kwargs.pop("_adapter_model_path", None) or name)  # AutoModel has looked already
-        source = {**hub, **({"revision": revision} if revision else {}), **({"subfolder": subfolder} if subfolder else {})}
+        source = {
+            **hub,
+            **({"revision": revision} if revision else {}),
+            **({"subfolder": subfolder} if subfolder else {}),
+        }
         if find_adapter_config_file(at, **source) is None:
             if not isinstance(config, SamConfig):
                 config = AutoConfig.from_pretrained(config or name, **source)
             if not isinstance(config, SamConfig):
                 raise CheckpointError(
-                    "this is not a SAM", file=name, expected="a model of type sam or msa", found=config.model_type,
+                    "this is not a SAM",
+                    file=name,
+                    expected="a model of type sam or msa",
+                    found=config.model_type,
                     hint="take facebook/sam-vit-base, an MSA repo, or sam-tiny",
                 )
             if not isinstance(config, MSAConfig):
@@ -167,8 +174,10 @@ class MSAModel(SamModel):
         adapter = read_adapter_config(at, **source)
         if not adapter.base_model_name_or_path:
             raise CheckpointError(
-                "the adapter does not say which SAM it belongs to", file=at,
-                expected="base_model_name_or_path in adapter_config.json", found="none",
+                "the adapter does not say which SAM it belongs to",
+                file=at,
+                expected="base_model_name_or_path in adapter_config.json",
+                found="none",
                 hint='write it there, e.g. "facebook/sam-vit-base"',
             )
         if not isinstance(config, SamConfig):
@@ -181,8 +190,10 @@ class MSAModel(SamModel):
             model = cls.from_pretrained(base, *args, revision=adapter.revision, **hub, **kwargs)
         except OSError as error:
             raise CheckpointError(
-                f"its base {adapter.base_model_name_or_path!r} cannot be opened", file=at,
-                expected="a SAM on the Hub or in a folder", found=str(error).splitlines()[0],
+                f"its base {adapter.base_model_name_or_path!r} cannot be opened",
+                file=at,
+                expected="a SAM on the Hub or in a folder",
+                found=str(error).splitlines()[0],
                 hint="check the name and the network, or put the base where base_model_name_or_path says",
             ) from error
         if config is not None:
@@ -195,7 +206,9 @@ class MSAModel(SamModel):
         model.eval()
         return model
 
-    def save_pretrained(self, save_directory: str | Path, *args, full: bool = False, adapter_name: str | None = None, **kwargs):
+    def save_pretrained(
+        self, save_directory: str | Path, *args, full: bool = False, adapter_name: str | None = None, **kwargs
+    ):
         """Write the adapter and the config (default), or base and adapters in one file.
 
         Args:
@@ -212,8 +225,11 @@ class MSAModel(SamModel):
         base = self.peft_config[name].base_model_name_or_path or self.base_name
         if not base:
             raise CheckpointError(
-                "the adapter's base was made in memory, so nobody could open the adapter later", file=folder,
-                expected="a base with a name", found="none", hint="save the base first, or use save_pretrained(..., full=True)",
+                "the adapter's base was made in memory, so nobody could open the adapter later",
+                file=folder,
+                expected="a base with a name",
+                found="none",
+                hint="save the base first, or use save_pretrained(..., full=True)",
             )
         folder.mkdir(parents=True, exist_ok=True)
         save_adapter(self, folder, name, base)
@@ -224,7 +240,9 @@ class MSAModel(SamModel):
         had = self._hf_peft_config_loaded
         if had:
             self.config.adapter_configs = {name: _plain(adapter) for name, adapter in self.peft_config.items()}
-            kwargs["save_original_format"] = False  # else the last adapter load's key renaming would be undone in the file
+            kwargs["save_original_format"] = (
+                False  # else the last adapter load's key renaming would be undone in the file
+            )
         self._hf_peft_config_loaded = False
         try:
             super().save_pretrained(folder, *args, **kwargs)
@@ -247,8 +265,10 @@ class MSAModel(SamModel):
             return self.vision_encoder(pixel_values)[0]
         if pixel_values.ndim != 5:
             raise PromptError(
-                "pixel_values has the wrong number of axes", expected="(B, 3, H, W) or (B, D, 3, H, W)",
-                found=str(tuple(pixel_values.shape)), hint="prepare images with MSAProcessor",
+                "pixel_values has the wrong number of axes",
+                expected="(B, 3, H, W) or (B, D, 3, H, W)",
+                found=str(tuple(pixel_values.shape)),
+                hint="prepare images with MSAProcessor",
             )
         volumes, slices = pixel_values.shape[:2]
         with volume_chunk(slices, slice_mask):
@@ -277,8 +297,8 @@ class MSAModel(SamModel):
 
         Args:
             pixel_values: (B, 3, H, W) or (B, D, 3, H, W); or give `image_embeddings`.
-            input_points: (B, P, K, 2), (x, y) in the model frame; for volumes (B, D, P, K, 2), or (B, P, K, 2) for the same
-                points on every slice.
+            input_points: (B, P, K, 2), (x, y) in the model frame; for volumes (B, D, P, K, 2), or (B, P, K, 2) for the
+                same points on every slice.
             input_labels: (B, P, K) or (B, D, P, K): 1 object, 0 ground, -1 no point; all 1 by default.
             input_boxes: (B, P, 4) or (B, D, P, 4), x0 y0 x1 y1 in the model frame.
             input_masks: (B, P, h, w) or (B, D, P, h, w), logits.
@@ -290,8 +310,10 @@ class MSAModel(SamModel):
         """
         if (pixel_values is None) == (image_embeddings is None):
             raise PromptError(
-                "the model needs one of pixel_values and image_embeddings", expected="exactly one",
-                found="none" if pixel_values is None else "both", hint="pass the processor's output as it is",
+                "the model needs one of pixel_values and image_embeddings",
+                expected="exactly one",
+                found="none" if pixel_values is None else "both",
+                hint="pass the processor's output as it is",
             )
         embeddings = self.encode(pixel_values, slice_mask) if image_embeddings is None else image_embeddings
         is_volume = embeddings.ndim == 5
@@ -322,14 +344,18 @@ class MSAModel(SamModel):
             value = value[:, None].expand(-1, lead[1], *value.shape[1:])
         if value.ndim != axes + len(lead) or tuple(value.shape[: len(lead)]) != tuple(lead):
             raise PromptError(
-                f"{name} does not fit the images", expected=f"leading axes {tuple(lead)} and {axes} more",
-                found=str(tuple(value.shape)), hint="one entry for each image (and slice), then one for each object",
+                f"{name} does not fit the images",
+                expected=f"leading axes {tuple(lead)} and {axes} more",
+                found=str(tuple(value.shape)),
+                hint="one entry for each image (and slice), then one for each object",
             )
         return value.reshape(-1, *value.shape[len(lead) :])
 
     @staticmethod
     def _loss(logits: Tensor, labels: Tensor, slice_mask: Tensor | None) -> Tensor:
-        targets = F.adaptive_avg_pool2d(labels.flatten(0, -4).float(), logits.shape[-2:]).unflatten(0, labels.shape[:-3])
+        targets = F.adaptive_avg_pool2d(labels.flatten(0, -4).float(), logits.shape[-2:]).unflatten(
+            0, labels.shape[:-3]
+        )
         targets = targets[..., None, :, :].expand_as(logits).float()
         each = (dice_loss(logits.float(), targets) + bce_loss(logits.float(), targets)).amin(-1)  # best of M
         if slice_mask is None:

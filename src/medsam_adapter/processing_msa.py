@@ -1,6 +1,7 @@
 """`MSAProcessor`: scans and prompts to tensors in the model frame, masks back onto the source grid.
 
-It is an image processor of transformers (`preprocessor_config.json`), opened by `AutoProcessor` and `AutoImageProcessor`.
+It is an image processor of transformers (`preprocessor_config.json`), opened by `AutoProcessor` and
+`AutoImageProcessor`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class MSAProcessor(BaseImageProcessor):
 
     Args:
         image_size: side S of the model frame in pixels.
-        intensity: how values become [0, 1]: "rgb", "unit", "percentile", "window", "ct:soft-tissue", ... (data.intensity);
-            None is enough for 8-bit pictures only.
+        intensity: how values become [0, 1]: "rgb", "unit", "percentile", "window", "ct:soft-tissue", ...
+            (data.intensity); None is enough for 8-bit pictures only.
         window_hu: (low, high) for "window".
         orientation: where x, y and z of a volume with an affine point, e.g. "LPS" for axial slices; "file" leaves the
             file's own axes.
@@ -82,7 +83,9 @@ class MSAProcessor(BaseImageProcessor):
         if isinstance(image, Scan):
             return image
         if isinstance(image, Image.Image):
-            image = np.asarray(image.convert("RGB") if image.mode in ("P", "RGBA", "CMYK", "LA", "YCbCr", "1") else image)
+            image = np.asarray(
+                image.convert("RGB") if image.mode in ("P", "RGBA", "CMYK", "LA", "YCbCr", "1") else image
+            )
         if isinstance(image, nib.spatialimages.SpatialImage):
             data = np.asanyarray(image.dataobj)
             data = data[..., 0] if data.ndim == 4 and data.shape[3] == 1 else data
@@ -97,7 +100,8 @@ class MSAProcessor(BaseImageProcessor):
         if array.ndim == 3 and kind is None and array.shape[0] == 3 and not is_colour:
             raise DataError(
                 "an array of shape (3, H, W) is either three slices or a picture with its channels first",
-                expected="(H, W, 3) for a picture, or kind='volume'", found=str(array.shape),
+                expected="(H, W, 3) for a picture, or kind='volume'",
+                found=str(array.shape),
                 hint="transpose the picture to (H, W, 3), or pass kind='volume'",
             )
         if array.ndim == 3 and kind != "volume" and is_colour:
@@ -106,7 +110,9 @@ class MSAProcessor(BaseImageProcessor):
             return Scan(array)
         if array.ndim == 4 and is_colour and kind != "image":
             return Scan(array)
-        raise _bad_shape(array.shape, "(H, W), (H, W, 3), (D, H, W) or (D, H, W, 3)" + (f" for kind={kind!r}" if kind else ""))
+        raise _bad_shape(
+            array.shape, "(H, W), (H, W, 3), (D, H, W) or (D, H, W, 3)" + (f" for kind={kind!r}" if kind else "")
+        )
 
     def turn_of(self, scan: Scan) -> Turn:
         """The turn from a scan's file frame to the source frame."""
@@ -149,16 +155,16 @@ class MSAProcessor(BaseImageProcessor):
 
         Args:
             images: one image or volume, or a list of them (all images, or all volumes).
-            input_points: for each image a list of objects, each a list of points (x, y), for volumes (x, y, z), in pixels of
-                the source; a point outside the image is an error.
+            input_points: for each image a list of objects, each a list of points (x, y), for volumes (x, y, z), in
+                pixels of the source; a point outside the image is an error.
             input_labels: for each image, for each object: 1 object, 0 ground; all 1 by default.
             input_boxes: for each image a list of boxes x0 y0 x1 y1, for volumes followed by z.
             kind: "image" or "volume" where a shape leaves it open.
 
         Returns:
-            pixel_values (B, 3, S, S) or (B, D, 3, S, S); input_points (B, P, K, 2) or (B, D, P, K, 2) with input_labels,
-            filled up with label -1; input_boxes (B, P, 4) or (B, D, P, 4); original_sizes and reshaped_input_sizes (B, 2); slice_mask (B, D)
-            for volumes.
+            pixel_values (B, 3, S, S) or (B, D, 3, S, S); input_points (B, P, K, 2) or (B, D, P, K, 2) with
+            input_labels, filled up with label -1; input_boxes (B, P, 4) or (B, D, P, 4); original_sizes and
+            reshaped_input_sizes (B, 2); slice_mask (B, D) for volumes.
         """
         if return_tensors != "pt":
             raise DataError("only PyTorch tensors are made", expected='return_tensors="pt"', found=repr(return_tensors))
@@ -213,7 +219,8 @@ class MSAProcessor(BaseImageProcessor):
         if len({len(image_boxes) for image_boxes in boxes}) != 1 or not len(boxes[0]):
             raise PromptError(
                 "each image of a batch has as many boxes as the others", expected=f"{len(boxes[0]) or 1} each",
-                found=", ".join(str(len(image_boxes)) for image_boxes in boxes), hint="SAM has no empty box to fill up with",
+                found=", ".join(str(len(image_boxes)) for image_boxes in boxes),
+                hint="SAM has no empty box to fill up with",
             )  # fmt: skip
         rows = []
         for source, letterbox, image_boxes in zip(sources, letterboxes, boxes, strict=True):
@@ -252,7 +259,8 @@ def check_point(point: Sequence[float], shape: tuple[int, ...], is_volume: bool)
     if len(point) != wanted:
         raise PromptError(
             f"a point of this {'volume' if is_volume else 'image'} has {wanted} numbers",
-            expected="x, y, z" if is_volume else "x, y", found=", ".join(f"{v:g}" for v in point),
+            expected="x, y, z" if is_volume else "x, y",
+            found=", ".join(f"{v:g}" for v in point),
             hint="z is the slice, counted from 0" if is_volume else "leave the slice out",
         )
     limits = (shape[2], shape[1], shape[0])
@@ -260,7 +268,8 @@ def check_point(point: Sequence[float], shape: tuple[int, ...], is_volume: bool)
         raise PromptError(
             "a point lies outside the image",
             expected=", ".join(f"0 <= {n} <= {s - 1}" for n, s in zip("xyz"[:wanted], limits, strict=False)),
-            found=", ".join(f"{v:g}" for v in point), hint="points are x (column), y (row), z (slice), counted from 0",
+            found=", ".join(f"{v:g}" for v in point),
+            hint="points are x (column), y (row), z (slice), counted from 0",
         )
 
 
@@ -268,13 +277,17 @@ def check_box(box: Sequence[float], shape: tuple[int, ...]) -> None:
     """Raise a `PromptError` unless x0 y0 x1 y1 (and z) is a box in a (D, H, W) image."""
     if len(box) not in (4, 5) or not (0 <= box[0] <= box[2] <= shape[2] - 1 and 0 <= box[1] <= box[3] <= shape[1] - 1):
         raise PromptError(
-            "a box does not fit the image", expected=f"x0 <= x1 <= {shape[2] - 1} and y0 <= y1 <= {shape[1] - 1}",
-            found=", ".join(f"{v:g}" for v in box), hint="boxes are x0, y0, x1, y1 in pixels, counted from 0",
+            "a box does not fit the image",
+            expected=f"x0 <= x1 <= {shape[2] - 1} and y0 <= y1 <= {shape[1] - 1}",
+            found=", ".join(f"{v:g}" for v in box),
+            hint="boxes are x0, y0, x1, y1 in pixels, counted from 0",
         )
 
 
 def _bad_shape(shape: tuple[int, ...], expected: str) -> DataError:
-    return DataError("this is no image or volume", expected=expected, found=f"shape {tuple(shape)}", hint="check the axes")
+    return DataError(
+        "this is no image or volume", expected=expected, found=f"shape {tuple(shape)}", hint="check the axes"
+    )
 
 
 def _same_length(name: str, given: Sequence, sources: list) -> None:
@@ -283,7 +296,9 @@ def _same_length(name: str, given: Sequence, sources: list) -> None:
 
 
 def _fill_up(slices: Tensor, depth: int) -> Tensor:
-    return torch.cat([slices, slices.new_zeros(depth - len(slices), *slices.shape[1:])]) if len(slices) < depth else slices
+    return (
+        torch.cat([slices, slices.new_zeros(depth - len(slices), *slices.shape[1:])]) if len(slices) < depth else slices
+    )
 
 
 AutoImageProcessor.register(MSAConfig, MSAProcessor, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What every adapter variant keeps: SAM at the start, SAM when switched off, small exact files, gradients in adapters only."""
+"""What every adapter variant keeps: SAM at the start and when off, small exact files, gradients in adapters only."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def config_of(dims: str = "2D", fusion: str = "add", place: str = "both", **chan
 
 @torch.no_grad()
 def outputs(model, inputs):
-    """Masks and scores of the model as it is, all weights frozen meanwhile: even under no_grad, PyTorch's linear layers round
-    by 1e-7 otherwise where a weight requires a gradient, and equality here is exact."""
+    """Masks and scores of the model as it is, all weights frozen meanwhile: even under no_grad, PyTorch's linear layers
+    round differently (1e-7) where a weight requires a gradient, and equality here is exact."""
     wanted, mode = [p for p in model.parameters() if p.requires_grad], model.training
     for parameter in wanted:
         parameter.requires_grad_(False)
@@ -58,8 +58,8 @@ def assert_differs(one, other):
 
 
 def assert_same_model(one, other, inputs):
-    """Equal weights to the bit. Outputs only nearly: products round by where a weight lies in memory, and each file has its
-    own offsets."""
+    """Equal weights to the bit. Outputs only nearly: products round by where a weight lies in memory, and each file has
+    its own offsets."""
     a, b = one.state_dict(), other.state_dict()
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
     for x, y in zip(outputs(one, inputs), outputs(other, inputs), strict=True):

@@ -33,8 +33,8 @@ def recipe(phantoms, tiny_base, output, **optim):
     return make_recipe(
         {
             "name": "test",
-            "model": {"base": str(tiny_base), "adapter": {"use_depth": True, "num_slices": 4, "bottleneck_ratio": 0.25}},
-            "data": {
+            "model": {"base": str(tiny_base), "adapter": {"use_depth": True, "num_slices": 4, "bottleneck_ratio":
+            0.25}}, "data": {
                 "path": str(phantoms), "intensity": "ct:soft-tissue", "targets": ["liver", "spleen"],
                 "val_fraction": 0.2, "test_fraction": 0.2,
             },

@@ -14,8 +14,8 @@ def depth_attention(
 ) -> Tensor:
     """Attention over the slices of a chunk, one sequence for each of the H x W positions.
 
-    It runs over the whole grid before any window partition and without the 2-D relative positions (paper page, SD-Trans);
-    positions never see each other here.
+    It runs over the whole grid before any window partition and without the 2-D relative positions (paper page,
+    SD-Trans); positions never see each other here.
 
     Args:
         attention: the block's frozen `SamVisionAttention`; its qkv and proj are shared.

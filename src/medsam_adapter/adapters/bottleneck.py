@@ -91,8 +91,8 @@ class ConcatFusion(nn.Module):
 class HyperFusion(nn.Module):
     """The Hyper-Prompting Adapter of the paper's later version: the prompt makes the weights.
 
-    An MLP of the prompt gives a matrix (m, m) for each object, e' = ReLU(Norm(e w)), `depth` times. The matrix starts near
-    the identity, so that the bottleneck passes tokens on before it has learned anything.
+    An MLP of the prompt gives a matrix (m, m) for each object, e' = ReLU(Norm(e w)), `depth` times. The matrix starts
+    near the identity, so that the bottleneck passes tokens on before it has learned anything.
     """
 
     def __init__(self, width: int, narrow: int, depth: int):

@@ -12,7 +12,7 @@ from transformers.activations import ACT2FN
 PROMPT_FUSIONS = ("add", "concat", "hyper", "none")
 
 
-class MSAPeftType(str, enum.Enum):
+class MSAPeftType(str, enum.Enum):  # noqa: UP042 (a StrEnum prints as its value; PEFT's own prints as a name)
     """PEFT's own enum is closed to other packages; a string enum of our own passes everywhere PEFT looks a type up."""
 
     MSA_ADAPTER = "MSA_ADAPTER"
@@ -22,8 +22,8 @@ class MSAPeftType(str, enum.Enum):
 class MSAAdapterConfig(PeftConfig):
     """Configuration of the Medical SAM Adapter (https://arxiv.org/abs/2304.12620).
 
-    The attributes from `target_modules` to `bias` are those every PEFT method has; leave them at their defaults unless a
-    model's blocks have other names than `SamModel`'s.
+    The attributes from `target_modules` to `bias` are those every PEFT method has; leave them at their defaults unless
+    a model's blocks have other names than `SamModel`'s.
     """
 
     bottleneck_ratio: float = field(
@@ -57,10 +57,14 @@ class MSAAdapterConfig(PeftConfig):
         default=False,
         metadata={"help": "Train the whole mask decoder (as the official code does) in place of decoder adapters."},
     )
-    target_modules: Optional[Union[list[str], str]] = field(default=None, metadata={"help": "Made from use_*; see above."})
+    target_modules: Optional[Union[list[str], str]] = field(
+        default=None, metadata={"help": "Made from use_*; see above."}
+    )
     exclude_modules: Optional[Union[list[str], str]] = field(default=None, metadata={"help": "Blocks left alone."})
     modules_to_save: Optional[list[str]] = field(default=None, metadata={"help": "Modules trained and saved whole."})
-    layers_to_transform: Optional[Union[list[int], int]] = field(default=None, metadata={"help": "PEFT's layer filter."})
+    layers_to_transform: Optional[Union[list[int], int]] = field(
+        default=None, metadata={"help": "PEFT's layer filter."}
+    )
     layers_pattern: Optional[Union[list[str], str]] = field(default=None, metadata={"help": "Belongs to the filter."})
     bias: str = field(default="none", metadata={"help": "PEFT's bias switch; biases of the base stay frozen."})
 
@@ -76,7 +80,9 @@ class MSAAdapterConfig(PeftConfig):
         if self.prompt_fusion not in PROMPT_FUSIONS:
             raise ValueError(f"prompt_fusion must be one of {', '.join(PROMPT_FUSIONS)}, found {self.prompt_fusion!r}")
         if self.activation not in ACT2FN:
-            raise ValueError(f"activation must be one of transformers' ({', '.join(ACT2FN)}), found {self.activation!r}")
+            raise ValueError(
+                f"activation must be one of transformers' ({', '.join(ACT2FN)}), found {self.activation!r}"
+            )
         if self.bias != "none":
             raise ValueError("MSA adapters leave the base's biases frozen: bias must be 'none'")
         if self.train_mask_decoder:

@@ -1,7 +1,8 @@
 """Adapter files: `adapter_config.json` and `adapter_model.safetensors`, as PEFT writes and reads them.
 
-The keys are PEFT's (`base_model.model.` + SamModel's names), so that `MSAModel`, `PeftModel` and `SamModel.load_adapter`
-open the same file. PEFT's own saving asks the Hub about the base, which an offline machine waits for; this does not.
+The keys are PEFT's (`base_model.model.` + SamModel's names), so that `MSAModel`, `PeftModel` and
+`SamModel.load_adapter` open the same file. PEFT's own saving asks the Hub about the base, which an offline machine
+waits for; this does not.
 """
 
 from __future__ import annotations
@@ -50,13 +51,19 @@ def read_adapter_config(name: str, **source) -> MSAAdapterConfig:
         config = PeftConfig.from_pretrained(name, **source)
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(
-            "its adapter_config.json cannot be read", file=name, expected="the configuration of an MSA adapter",
-            found=str(error), hint="open it with the library that wrote it",
+            "its adapter_config.json cannot be read",
+            file=name,
+            expected="the configuration of an MSA adapter",
+            found=str(error),
+            hint="open it with the library that wrote it",
         ) from error
     if not isinstance(config, MSAAdapterConfig):
         raise CheckpointError(
-            "this is another kind of adapter", file=name, expected="peft_type MSA_ADAPTER",
-            found=f"{getattr(config.peft_type, 'value', config.peft_type)}", hint="open it with peft's PeftModel",
+            "this is another kind of adapter",
+            file=name,
+            expected="peft_type MSA_ADAPTER",
+            found=f"{getattr(config.peft_type, 'value', config.peft_type)}",
+            hint="open it with peft's PeftModel",
         )
     return config
 
@@ -72,17 +79,25 @@ def load_adapter_weights(model: nn.Module, name: str, config: MSAAdapterConfig, 
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{WEIGHTS_NAME} cannot be read", file=name, expected="a safetensors file beside adapter_config.json",
-            found=str(error).splitlines()[0], hint="copy or download the folder again",
+            f"{WEIGHTS_NAME} cannot be read",
+            file=name,
+            expected="a safetensors file beside adapter_config.json",
+            found=str(error).splitlines()[0],
+            hint="copy or download the folder again",
         ) from error
     state = {key.removeprefix(KEY_PREFIX): value for key, value in tensors.items()}
     inject_adapter_in_model(config, model, adapter_name)
     expected = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
-    wrong = [f"{k}: {tuple(state[k].shape)} for {tuple(v.shape)}" for k, v in expected.items() if k in state and state[k].shape != v.shape]
+    wrong = [
+        f"{k}: {tuple(state[k].shape)} for {tuple(v.shape)}"
+        for k, v in expected.items()
+        if k in state and state[k].shape != v.shape
+    ]
     if set(expected) != set(state) or wrong:
         missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
         raise CheckpointError(
-            "the adapter does not fit its base", file=name,
+            "the adapter does not fit its base",
+            file=name,
             expected=f"{len(expected)} tensors of the base's width",
             found=f"{len(missing)} missing, {len(extra)} unknown, {len(wrong)} of another shape"
             + "".join(f"; e.g. {group[0]}" for group in (missing, extra, wrong) if group),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
 
 from medsam_adapter.adapters.config import MSAAdapterConfig
 from medsam_adapter.errors import MergeNotSupportedError

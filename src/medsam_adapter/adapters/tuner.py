@@ -38,7 +38,8 @@ class MSATuner(BaseTuner):
             wrapped = MSATwoWayBlock(target, adapter_name, peft_config)
         else:
             raise ValueError(
-                f"MSA adapters wrap SamVisionLayer and SamTwoWayAttentionBlock; {current_key} is a {type(target).__name__}"
+                f"MSA adapters wrap SamVisionLayer and SamTwoWayAttentionBlock; {current_key} is a "
+                f"{type(target).__name__}"
             )
         if adapter_name not in self.active_adapters:
             wrapped.requires_grad_(False)
@@ -79,7 +80,9 @@ def register_peft_method() -> None:
         if not isinstance(mapping, dict):
             raise RuntimeError(f"this version of peft has no peft.mapping.{table}: medsam-adapter needs peft 0.21")
         if mapping.setdefault(MSAPeftType.MSA_ADAPTER, value) is not value:
-            raise RuntimeError(f"another package has registered {MSAPeftType.MSA_ADAPTER.value} in peft.mapping.{table}")
+            raise RuntimeError(
+                f"another package has registered {MSAPeftType.MSA_ADAPTER.value} in peft.mapping.{table}"
+            )
 
 
 register_peft_method()

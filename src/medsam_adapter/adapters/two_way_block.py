@@ -43,7 +43,7 @@ class MSATwoWayBlock(SamTwoWayAttentionBlock, MSALayer):
         attention_similarity: Tensor | None = None,
         **kwargs,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """queries (N, P, T, C): output tokens, then prompt tokens; keys (N, P, HW, C). Returns queries, keys, attention."""
+        """queries (N, P, T, C): output tokens, then prompt tokens; keys (N, P, HW, C) -> queries, keys, attention."""
         block = self.base_layer
         if self.is_plain:
             return block.forward(

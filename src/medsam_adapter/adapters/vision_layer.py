@@ -28,7 +28,8 @@ _chunk: contextvars.ContextVar[tuple[int, Tensor | None]] = contextvars.ContextV
 def volume_chunk(num_slices: int, slice_mask: Tensor | None = None) -> Iterator[None]:
     """Tell the encoder blocks called inside that their batch is volumes of `num_slices` slices.
 
-    SAM's encoder passes only hidden states to its blocks; this is the side door. Without it each image stands alone (D = 1).
+    SAM's encoder passes only hidden states to its blocks; this is the side door. Without it each image stands alone (D
+    = 1).
 
     Args:
         slice_mask: (B, D) bool, False for slices that only fill up a chunk.
@@ -41,7 +42,7 @@ def volume_chunk(num_slices: int, slice_mask: Tensor | None = None) -> Iterator[
 
 
 class DepthBias(nn.Module):
-    """A learned score for the distance of two slices, (2 n - 1, heads), zero at the start; longer distances share the last."""
+    """A learned score for the distance of two slices, (2 n - 1, heads), zero at first; farther ones share the last."""
 
     def __init__(self, num_slices: int, heads: int):
         super().__init__()
@@ -55,7 +56,7 @@ class DepthBias(nn.Module):
 
 
 class MSAVisionLayer(SamVisionLayer, MSALayer):
-    """A `SamVisionLayer` with adapters. It is one, too, so that output capture and gradient checkpointing keep working."""
+    """A `SamVisionLayer` with adapters; a subclass, so that output capture and gradient checkpointing keep working."""
 
     adapter_layer_names = ("msa_adapter_space", "msa_adapter_depth", "msa_adapter_depth_bias", "msa_adapter_mlp")
 
@@ -97,7 +98,9 @@ class MSAVisionLayer(SamVisionLayer, MSALayer):
             return block.attn(hidden_states=normed)[0]
         height, width = normed.shape[1:3]
         windows, padded = block.window_partition(normed, block.window_size)
-        return block.window_unpartition(block.attn(hidden_states=windows)[0], block.window_size, padded, (height, width))
+        return block.window_unpartition(
+            block.attn(hidden_states=windows)[0], block.window_size, padded, (height, width)
+        )
 
     def _depth(self, normed: Tensor, num_slices: int, slice_mask: Tensor | None) -> Tensor | float:
         total: Tensor | float = 0.0

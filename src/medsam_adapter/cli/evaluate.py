@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 
 def evaluate_command(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Run folders, Hub ids, or sam-tiny.")],
-    data: Annotated[Optional[Path], typer.Option(help="Data set; that of the run's recipe if left out.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data set; that of the run's recipe if left out.")] = None,
     layout: Annotated[str, typer.Option(help="auto, msd or folder.")] = "auto",
     part: Annotated[str, typer.Option(help="Part of the split: test, val, train or all.")] = "test",
-    split: Annotated[Optional[Path], typer.Option(help="split.json; the run's own if left out.")] = None,
-    prompts: Annotated[Optional[list[str]], typer.Option(help="1-point, 3-points, 10-points, box, box-0.5, box-0.75.")] = None,
+    split: Annotated[Path | None, typer.Option(help="split.json; the run's own if left out.")] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Option(help="1-point, 3-points, 10-points, box, box-0.5, box-0.75.")
+    ] = None,
     per: Annotated[str, typer.Option(help="volume: prompt once and carry; slice: prompt every slice.")] = "volume",
-    target: Annotated[Optional[list[str]], typer.Option(help="Names of labels; all if left out.")] = None,
-    max_cases: Annotated[Optional[int], typer.Option(min=1, help="Evaluate at most so many cases.")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="Names of labels; all if left out.")] = None,
+    max_cases: Annotated[int | None, typer.Option(min=1, help="Evaluate at most so many cases.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the prompts.")] = 0,
-    intensity: Annotated[Optional[str], typer.Option(help="For models that have none saved, such as plain SAM.")] = None,
-    window: Annotated[Optional[str], typer.Option(help="LOW,HIGH in HU, likewise.")] = None,
-    orientation: Annotated[Optional[str], typer.Option(help="LPS, LIP or PIL, likewise.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results and pictures.")] = Path("outputs/evaluation"),
+    intensity: Annotated[str | None, typer.Option(help="For models that have none saved, such as plain SAM.")] = None,
+    window: Annotated[str | None, typer.Option(help="LOW,HIGH in HU, likewise.")] = None,
+    orientation: Annotated[str | None, typer.Option(help="LPS, LIP or PIL, likewise.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results and pictures.")] = Path(
+        "outputs/evaluation"
+    ),
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Evaluate models under one protocol or several; one table, results.json, results.csv and pictures."""
@@ -74,9 +78,7 @@ def evaluate_command(
             results.append(result)
     (output / "table.md").write_text(to_markdown(table_rows(results)) + "\n")
     if as_json:
-        rows = [
-            {"model": r.model, "protocol": r.protocol, **_means(r.summary().overall)} for r in results
-        ]
+        rows = [{"model": r.model, "protocol": r.protocol, **_means(r.summary().overall)} for r in results]
         typer.echo(json.dumps({"output": str(output), "cases": len(cases), "rows": rows}))
         return
     print_results(results)
@@ -94,7 +96,9 @@ def _cases(models, data, layout, split, part):
     run = next((Path(m) for m in models if (Path(m) / "split.json").is_file()), None)
     if data is None:
         if run is None:
-            raise DataError("no data to evaluate on", expected="--data PATH", found="no run folder with a recipe either")
+            raise DataError(
+                "no data to evaluate on", expected="--data PATH", found="no run folder with a recipe either"
+            )
         section = yaml.safe_load((run / "recipe.yaml").read_text())["data"]
         data, layout = Path(section["path"]), section["layout"]
         split = split or run / "split.json"
@@ -108,7 +112,10 @@ def _cases(models, data, layout, split, part):
     if not parts.get(part):
         filled = ", ".join(f"{k} ({len(v)})" for k, v in parts.items() if v)
         raise DataError(
-            f"the split has no {part} cases", file=split, expected=part, found=filled,
+            f"the split has no {part} cases",
+            file=split,
+            expected=part,
+            found=filled,
             hint=f"use --part {next(k for k, v in parts.items() if v)} or --part all",
         )
     return dataset, [dataset.case(case_id) for case_id in parts[part]]

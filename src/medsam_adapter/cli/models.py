@@ -9,13 +9,15 @@ from medsam_adapter.inference.predictor import MSAPredictor
 
 
 def parse_window(text: str | None) -> list[float] | None:
-    """"low,high" to numbers. Raises `CheckpointError` for anything else."""
+    """ "low,high" to numbers. Raises `CheckpointError` for anything else."""
     if text is None:
         return None
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise CheckpointError("--window is not usable", expected="LOW,HIGH in HU, such as -160,240", found=text) from error
+        raise CheckpointError(
+            "--window is not usable", expected="LOW,HIGH in HU, such as -160,240", found=text
+        ) from error
     return [low, high]
 
 
@@ -44,8 +46,10 @@ def open_predictor(
         raise
     except (OSError, ValueError) as error:  # ValueError: a folder whose config is of no model
         raise CheckpointError(
-            "there is no such model", file=name,
-            expected="a run folder, a Hub id, or sam-tiny", found="an empty place" if not Path(name).exists() else "a folder without a model",
+            "there is no such model",
+            file=name,
+            expected="a run folder, a Hub id, or sam-tiny",
+            found="an empty place" if not Path(name).exists() else "a folder without a model",
             hint="msa train makes a run folder; sam-tiny is always there",
         ) from error
     if image_size:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -14,13 +14,17 @@ def predict_command(
     model: Annotated[str, typer.Argument(help="Run folder, Hub id, or sam-tiny.")],
     image: Annotated[Path, typer.Argument(metavar="INPUT", help="NIfTI volume, or PNG, JPEG, TIFF picture.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The mask: .nii.gz for volumes, .png for pictures.")],
-    point: Annotated[Optional[list[str]], typer.Option(help="A click in the object: x,y or x,y,z, voxels from 0.")] = None,
-    negative_point: Annotated[Optional[list[str]], typer.Option(help="A click outside the object.")] = None,
-    box: Annotated[Optional[list[str]], typer.Option(help="x0,y0,x1,y1, and for volumes the slice: x0,y0,x1,y1,z.")] = None,
-    intensity: Annotated[Optional[str], typer.Option(help="percentile, rgb, ct:soft-tissue, ...; saved with adapters.")] = None,
-    window: Annotated[Optional[str], typer.Option(help="LOW,HIGH in HU.")] = None,
-    orientation: Annotated[Optional[str], typer.Option(help="Slices: LPS axial, LIP coronal, PIL sagittal.")] = None,
-    overlay: Annotated[Optional[Path], typer.Option(help="Also a PNG of the largest slice with the mask.")] = None,
+    point: Annotated[list[str] | None, typer.Option(help="A click in the object: x,y or x,y,z, voxels from 0.")] = None,
+    negative_point: Annotated[list[str] | None, typer.Option(help="A click outside the object.")] = None,
+    box: Annotated[
+        list[str] | None, typer.Option(help="x0,y0,x1,y1, and for volumes the slice: x0,y0,x1,y1,z.")
+    ] = None,
+    intensity: Annotated[
+        str | None, typer.Option(help="percentile, rgb, ct:soft-tissue, ...; saved with adapters.")
+    ] = None,
+    window: Annotated[str | None, typer.Option(help="LOW,HIGH in HU.")] = None,
+    orientation: Annotated[str | None, typer.Option(help="Slices: LPS axial, LIP coronal, PIL sagittal.")] = None,
+    overlay: Annotated[Path | None, typer.Option(help="Also a PNG of the largest slice with the mask.")] = None,
     one_slice: Annotated[bool, typer.Option("--one-slice", help="Volumes: only the prompted slices.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
@@ -34,8 +38,10 @@ def predict_command(
     scan = read_scan(image)
     if is_nifti(output) != is_nifti(image):
         raise PromptError(
-            "the output has another format than the input", file=output,
-            expected=".nii.gz" if is_nifti(image) else ".png", found=output.suffix or "no suffix",
+            "the output has another format than the input",
+            file=output,
+            expected=".nii.gz" if is_nifti(image) else ".png",
+            found=output.suffix or "no suffix",
         )
     prompt = ObjectPrompt()
     for text, label in [(t, 1) for t in point or []] + [(t, 0) for t in negative_point or []]:
@@ -80,7 +86,9 @@ def _check_before_encoding(prompt, shape_zyx: tuple[int, int, int], is_volume: b
     from medsam_adapter.processing_msa import check_point
 
     if not prompt.points and not prompt.boxes:
-        raise PromptError("there is no prompt", expected="--point or --box", found="neither", hint="click into the object")
+        raise PromptError(
+            "there is no prompt", expected="--point or --box", found="neither", hint="click into the object"
+        )
     for point in [*prompt.points, *(box[:3] for box in prompt.boxes), *(box[3:] for box in prompt.boxes)]:
         check_point(point[: 3 if is_volume else 2], shape_zyx, is_volume)
 
@@ -95,7 +103,9 @@ def _numbers(text: str, is_volume: bool, name: str) -> tuple[float, ...]:
         values = ()
     if len(values) != wanted:
         raise PromptError(
-            f"{name} is not usable", expected="x,y,z for a volume" if is_volume else "x,y for a picture", found=text,
+            f"{name} is not usable",
+            expected="x,y,z for a volume" if is_volume else "x,y for a picture",
+            found=text,
             hint="voxels counted from 0, without spaces",
         )
     return values if is_volume else (*values, 0.0)

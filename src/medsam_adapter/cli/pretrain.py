@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -20,7 +20,7 @@ def promptable(
     recipe: Annotated[Path, typer.Argument(help="YAML with the fields of PromptableRecipe.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")] = Path("outputs/sam-tiny"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
-    stop_after: Annotated[Optional[int], typer.Option(help="End this session after so many steps.")] = None,
+    stop_after: Annotated[int | None, typer.Option(help="End this session after so many steps.")] = None,
 ) -> None:
     """Train a promptable SAM from nothing on domain-randomised scenes; never on real data."""
     from medsam_adapter.pretraining.promptable import load_promptable_recipe, pretrain_promptable

@@ -14,9 +14,11 @@ RECIPE = Path(__file__).parents[1] / "assets" / "quickstart.yaml"
 
 
 def quickstart_command(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that is made.")] = Path("outputs/quickstart"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that is made.")] = Path(
+        "outputs/quickstart"
+    ),
 ) -> None:
-    """Make phantom CTs, score sam-tiny, train an adapter, score it, show what to do next. No network, about 4 minutes."""
+    """Make phantom CTs, score sam-tiny, train an adapter, score it, show what to do next. Offline, about 4 minutes."""
     began = time.perf_counter()
     typer.echo("loading libraries ...")
     import numpy as np
@@ -48,8 +50,15 @@ def quickstart_command(
         with bar(f"{name}, {protocol}", len(test), "volume") as show:
             results.append(
                 evaluate(
-                    predictor, dataset, test, model_name=name, protocol=protocol, targets=recipe.data.targets,
-                    seed=SEED, progress=show, keep=keep,
+                    predictor,
+                    dataset,
+                    test,
+                    model_name=name,
+                    protocol=protocol,
+                    targets=recipe.data.targets,
+                    seed=SEED,
+                    progress=show,
+                    keep=keep,
                 )
             )
 
@@ -86,7 +95,12 @@ def quickstart_command(
         for r in results
     ]
     seconds = time.perf_counter() - began
-    facts = {"rows": rows, "adapter_mb": round(size_mb, 2), "seconds": round(seconds, 1), "training_seconds": round(result.seconds, 1)}
+    facts = {
+        "rows": rows,
+        "adapter_mb": round(size_mb, 2),
+        "seconds": round(seconds, 1),
+        "training_seconds": round(result.seconds, 1),
+    }
     (output / "results.json").write_text(json.dumps(facts, indent=1) + "\n")
     print_results(results)
     point = results[-1].cases[0].prompts["points"][0]

@@ -1,4 +1,4 @@
-"""Paired augmentation of image and label map in the model frame, by MONAI; the same change for all slices of a chunk."""
+"""Paired augmentation of image and label map in the model frame, by MONAI; one change for all slices of a chunk."""
 
 from __future__ import annotations
 

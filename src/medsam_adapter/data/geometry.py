@@ -1,9 +1,9 @@
 """Every change of frame, in one place.
 
-Three frames: **file** (voxel (i, j, k) as stored, array[k, j, i]), **source** (the file turned so that its axes point where
-the model expects, array (z, y, x), points (x, y, z)) and **model** (each slice scaled to fit a square of S pixels, padded at
-the right and the bottom). A point is the centre of a pixel: pixel x covers [x - 0.5, x + 0.5]. Boxes are x0 y0 x1 y1 by
-their first and last pixel.
+Three frames: **file** (voxel (i, j, k) as stored, array[k, j, i]), **source** (the file turned so that its axes point
+where the model expects, array (z, y, x), points (x, y, z)) and **model** (each slice scaled to fit a square of S
+pixels, padded at the right and the bottom). A point is the centre of a pixel: pixel x covers [x - 0.5, x + 0.5]. Boxes
+are x0 y0 x1 y1 by their first and last pixel.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Intensities to [0, 1]. The scale is said, never guessed: a CT in HU, an MR in any unit and a photograph look alike to numpy."""
+"""Intensities to [0, 1]. The scale is said, never guessed: to numpy a CT, an MR and a photograph look alike."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def to_unit(array: np.ndarray, mode: str | None, window_hu: tuple[float, float] 
 
     Args:
         array: any dtype, (D, H, W) or (D, H, W, 3).
-        mode: "rgb" (8 bit as they are), "unit" (already in [0, 1]), "percentile" (0.5 to 99.5 of the whole scan), "window"
-            (`window_hu`), "ct:soft-tissue", ...; None is allowed only for 8-bit data, whose scale is known.
+        mode: "rgb" (8 bit as they are), "unit" (already in [0, 1]), "percentile" (0.5 to 99.5 of the whole scan),
+            "window" (`window_hu`), "ct:soft-tissue", ...; None is allowed only for 8-bit data, whose scale is known.
 
     Raises:
         DataError: if the mode is missing or does not fit the data, or the data hold NaN or infinity.

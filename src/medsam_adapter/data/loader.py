@@ -1,6 +1,8 @@
-"""Training samples: volumes are read and brought into the model frame once, kept in memory, and cut into chunks of slices.
+"""Training samples: volumes are read and brought into the model frame once, kept in memory, and cut into chunks of
+slices.
 
-Shapes: D slices of a chunk, C channels (1 or 3), S side of the model frame, P objects, h = w side of the decoder's masks.
+Shapes: D slices of a chunk, C channels (1 or 3), S side of the model frame, P objects, h = w side of the decoder's
+masks.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ def prepare_case(sample: Sample, processor: MSAProcessor, values: Sequence[int] 
         DataError: a case without reference.
     """
     if sample.labels is None:
-        raise DataError("this case has no label map", file=sample.scan.path, expected="a reference to train on", found="none")
+        raise DataError(
+            "this case has no label map", file=sample.scan.path, expected="a reference to train on", found="none"
+        )
     turn = processor.turn_of(sample.scan)
     source = turn.array_to_source(processor.unit_intensities(sample.scan))
     labels = torch.from_numpy(np.ascontiguousarray(turn.array_to_source(sample.labels)).astype(np.int32))
@@ -173,8 +177,11 @@ def load_cases(
             progress(done, len(cases))
     if not prepared:
         raise DataError(
-            "no case shows any target", file=dataset.root, expected=", ".join(targets or dataset.label_names.values()),
-            found=f"{len(cases)} cases with empty label maps", hint="look at the masks with `msa data check`",
+            "no case shows any target",
+            file=dataset.root,
+            expected=", ".join(targets or dataset.label_names.values()),
+            found=f"{len(cases)} cases with empty label maps",
+            hint="look at the masks with `msa data check`",
         )
     return prepared
 
@@ -187,8 +194,11 @@ def target_values(dataset: Dataset, targets: Sequence[str] | None) -> list[int] 
     unknown = [name for name in targets if name not in by_name]
     if unknown:
         raise DataError(
-            f"the data set has no label {unknown[0]!r}", file=dataset.root, expected=", ".join(by_name) or "no named labels",
-            found=", ".join(unknown), hint="set data.targets to names from this list, or leave it empty for all",
+            f"the data set has no label {unknown[0]!r}",
+            file=dataset.root,
+            expected=", ".join(by_name) or "no named labels",
+            found=", ".join(unknown),
+            hint="set data.targets to names from this list, or leave it empty for all",
         )
     return [by_name[name] for name in targets]
 

@@ -21,7 +21,7 @@ from medsam_adapter.prompts.types import ObjectPrompt
 
 @dataclass
 class Evaluated:
-    """What `evaluate` hands to its `keep` callback: one target of one case; masks are (D, H, W) bool in the file frame."""
+    """What `evaluate` hands to its `keep` callback: one target of one case; masks (D, H, W) bool, file frame."""
 
     result: CaseResult
     scan: Scan

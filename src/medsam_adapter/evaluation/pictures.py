@@ -31,7 +31,9 @@ def overlay_item(
     shown = turn.array_to_source(prediction if reference is None or not reference.any() else reference)
     z = int(shown.sum((1, 2)).argmax())
     image = (turn.array_to_source(processor.unit_intensities(scan))[z] * 255).astype(np.uint8)
-    clicks = [(turn.points_to_source(np.array(p)), label) for p, label in zip(prompt.points, prompt.labels, strict=True)]
+    clicks = [
+        (turn.points_to_source(np.array(p)), label) for p, label in zip(prompt.points, prompt.labels, strict=True)
+    ]
     here = [(xyz, label) for xyz, label in clicks if round(xyz[2]) == z]
     corners = [turn.points_to_source(np.array(box).reshape(2, 3)) for box in prompt.boxes]
     boxes = [[*c.min(0)[:2], *c.max(0)[:2]] for c in corners if round(c[0, 2]) == z]

@@ -1,8 +1,10 @@
-"""The protocol of an evaluation: which prompts a person would give, drawn from the reference, the same for every method.
+"""The protocol of an evaluation: which prompts a person would give, drawn from the reference, the same for every
+method.
 
-Prompts are drawn in the source frame (as the model sees the slices) and stored in the file frame. In a volume, `1-point` is
-one click for the whole volume, on the slice where the target is largest; `N-points` are clicks on up to N slices spread
-along the target; a box lies on the largest slice. `per="slice"` prompts every slice that shows the target instead.
+Prompts are drawn in the source frame (as the model sees the slices) and stored in the file frame. In a volume,
+`1-point` is one click for the whole volume, on the slice where the target is largest; `N-points` are clicks on up to N
+slices spread along the target; a box lies on the largest slice. `per="slice"` prompts every slice that shows the target
+instead.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ def draw_prompt(target: np.ndarray, turn: Turn, protocol: str, per: str, rng: np
 
 
 def _slices(areas: np.ndarray, shown: np.ndarray, count: int, per: str) -> list[tuple[int, int]]:
-    """(slice, clicks on it): N clicks on each slice, or N clicks spread along the target, at the middle of N equal parts."""
+    """(slice, clicks on it): N clicks on each slice, or spread along the target, at the middle of N equal parts."""
     if per == "slice":
         return [(int(z), count) for z in shown]
     if count == 1:

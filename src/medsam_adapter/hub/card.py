@@ -24,7 +24,9 @@ def write_card(folder: Path, results: list[EvaluationResult] | None = None) -> P
     best = json.loads((folder / "best.json").read_text())
     size_mb = (folder / "adapter_model.safetensors").stat().st_size / 1e6
     base = adapter["base_model_name_or_path"]
-    targets = [name for i, name in sorted(config["id2label"].items(), key=lambda item: int(item[0])) if name != "background"]
+    targets = [
+        name for i, name in sorted(config["id2label"].items(), key=lambda item: int(item[0])) if name != "background"
+    ]
     metadata = {
         "library_name": "medsam-adapter",
         "pipeline_tag": "mask-generation",
@@ -36,14 +38,14 @@ def write_card(folder: Path, results: list[EvaluationResult] | None = None) -> P
     lines = [
         f"# {recipe['name']}",
         "",
-        f"A Medical SAM Adapter ({dimensions}, {size_mb:.1f} MB) on `{base}` that segments {', '.join(targets)}, steered by "
-        "clicks or boxes.",
+        f"A Medical SAM Adapter ({dimensions}, {size_mb:.1f} MB) on `{base}` that segments {', '.join(targets)}, "
+        "steered by clicks or boxes.",
         "",
         "```python",
         "from medsam_adapter import MSAPredictor",
         "",
         f'predictor = MSAPredictor.from_pretrained("{folder.name}")',
-        'predictor.set_volume(scan)                            # a nibabel image, or set_image for a picture',
+        "predictor.set_volume(scan)                            # a nibabel image, or set_image for a picture",
         "mask = predictor.predict(points=[(x, y, z)])",
         "```",
         "",

@@ -54,7 +54,9 @@ class MSAPredictor:
         processor: how scans become tensors; made from the model's image size if not given.
     """
 
-    def __init__(self, model: MSAModel, processor: MSAProcessor | None = None, device: str | torch.device | None = None):
+    def __init__(
+        self, model: MSAModel, processor: MSAProcessor | None = None, device: str | torch.device | None = None
+    ):
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = model.to(device).eval()
@@ -153,7 +155,9 @@ class MSAPredictor:
         """{slice of the source: logits (h, w)} for the slices of one object that hold a click or a box."""
         by_slice: dict[int, dict] = {}
         if not prompt.points and not prompt.boxes:
-            raise PromptError("there is no prompt", expected="a point or a box", found="none", hint="click into the object")
+            raise PromptError(
+                "there is no prompt", expected="a point or a box", found="none", hint="click into the object"
+            )
         if len(prompt.points) != len(prompt.labels):
             raise PromptError(
                 "each point has one label", expected=f"{len(prompt.points)} labels", found=str(len(prompt.labels)),
@@ -216,7 +220,9 @@ class MSAPredictor:
 def _three(point: Sequence[float]) -> np.ndarray:
     if len(point) != 3:
         raise PromptError(
-            "a point of a volume has three numbers", expected="x, y, z", found=", ".join(f"{v:g}" for v in point),
+            "a point of a volume has three numbers",
+            expected="x, y, z",
+            found=", ".join(f"{v:g}" for v in point),
             hint="z is the slice, counted from 0",
         )
     return np.asarray(point, float)

@@ -23,7 +23,8 @@ NOTHING = -20.0
 class CarryRules:
     """When the walk along the slices ends.
 
-    A model that knows its object says so itself by an empty mask; the other rules catch one that leaks into a neighbour.
+    A model that knows its object says so itself by an empty mask; the other rules catch one that leaks into a
+    neighbour.
     """
 
     min_pixels: int = 1

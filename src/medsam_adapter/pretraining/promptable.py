@@ -1,9 +1,9 @@
 """Training of a promptable backbone from nothing, on synthetic scenes (`msa pretrain promptable RECIPE`).
 
-One step: encode B scenes once; for each of P targets decode an opening prompt (click, several clicks, box, box and click, or
-a mask of the neighbouring slice), then a few rounds in which a simulated person corrects the largest error, the previous
-logits going in as mask prompt. The loss sums over rounds. Scene i is the same whatever the machine, so a resumed run goes
-on as if it had never stopped.
+One step: encode B scenes once; for each of P targets decode an opening prompt (click, several clicks, box, box and
+click, or a mask of the neighbouring slice), then a few rounds in which a simulated person corrects the largest error,
+the previous logits going in as mask prompt. The loss sums over rounds. Scene i is the same whatever the machine, so a
+resumed run goes on as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor
 from safetensors.torch import save_file
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 from transformers import SamModel
@@ -150,7 +150,9 @@ def pretrain_promptable(recipe: PromptableRecipe, output: Path, resume: bool = F
     accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
     torch.manual_seed(recipe.seed)
     model = build_backbone(recipe.backbone)
-    if accelerator.device.type == "cpu":  # torch's fused attention is twice as slow as its parts for the decoder's few tokens
+    if (
+        accelerator.device.type == "cpu"
+    ):  # torch's fused attention is twice as slow as its parts for the decoder's few tokens
         model.mask_decoder.config._attn_implementation = "eager"
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
@@ -169,7 +171,10 @@ def pretrain_promptable(recipe: PromptableRecipe, output: Path, resume: bool = F
     model, optimizer = accelerator.prepare(model, optimizer)
     end = min(recipe.steps, start + stop_after) if stop_after else recipe.steps
     loader = DataLoader(
-        Scenes(recipe, start), batch_size=None, num_workers=recipe.workers, prefetch_factor=4 if recipe.workers else None
+        Scenes(recipe, start),
+        batch_size=None,
+        num_workers=recipe.workers,
+        prefetch_factor=4 if recipe.workers else None,
     )
     window, began = [], time.perf_counter()
     model.train()

@@ -1,8 +1,8 @@
 """Domain-randomised pictures with objects to click on: what the embedded backbone learns from, instead of real data.
 
-A scene is a label map (smooth regions, blobs, ellipses, tubes, crescents, nests, swarms of small cells) filled with random
-intensities and textures, then blurred, shaded, made noisy and cropped, so that nothing but "what belongs together" is common
-to all scenes. `level` in [0, 1] is the curriculum: at 0 two compact objects lie on a plain ground.
+A scene is a label map (smooth regions, blobs, ellipses, tubes, crescents, nests, swarms of small cells) filled with
+random intensities and textures, then blurred, shaded, made noisy and cropped, so that nothing but "what belongs
+together" is common to all scenes. `level` in [0, 1] is the curriculum: at 0 two compact objects lie on a plain ground.
 The idea that labels with random contrast teach segmentation of any contrast is SynthSeg's / SynthMorph's
 (https://arxiv.org/abs/2107.09559, https://arxiv.org/abs/2004.10282).
 """
@@ -66,7 +66,9 @@ def make_scene(seed: int, size: int = 128, level: float = 1.0, num_prompts: int 
     labels, first_object = _label_map(dice, size, level)
     image = _finish(dice, _paint(dice, labels, level), level)
     height, width = (size, size)
-    if dice.chance(0.4 * level):  # as the processor pads a picture that is not square: right and bottom, after normalising
+    if dice.chance(
+        0.4 * level
+    ):  # as the processor pads a picture that is not square: right and bottom, after normalising
         short = int(size * dice.uniform(0.5, 0.98))
         height, width = (short, size) if dice.chance(0.5) else (size, short)
     mean, std = torch.tensor(IMAGENET_MEAN)[:, None, None], torch.tensor(IMAGENET_STD)[:, None, None]
@@ -89,7 +91,9 @@ def _label_map(dice: Dice, size: int, level: float) -> tuple[Tensor, int]:
     if dice.chance(0.6 * level):
         labels = dice.noise(dice.integer(2, 7), size, dice.integer(2, 7)).argmax(0)
     if dice.chance(0.4 * level):  # a body on an empty ground
-        body = (xx / dice.uniform(0.6, 1.1)) ** 2 + (yy / dice.uniform(0.6, 1.1)) ** 2 + 0.1 * dice.noise(1, size, 4)[0] < 1
+        body = (xx / dice.uniform(0.6, 1.1)) ** 2 + (yy / dice.uniform(0.6, 1.1)) ** 2 + 0.1 * dice.noise(1, size, 4)[
+            0
+        ] < 1
         labels = torch.where(body, labels + 1, torch.zeros_like(labels))
     first_object = int(labels.max()) + 1
     next_label = first_object
@@ -143,7 +147,13 @@ def _paint(dice: Dice, labels: Tensor, level: float) -> Tensor:
     if dice.chance(0.25 * level):
         means = means + dice.uniform(0.05, 0.5) * (torch.rand(count, 3, generator=dice.generator) - 0.5)
     image = means[labels].permute(2, 0, 1)
-    textures = torch.cat([dice.noise(1, size, dice.integer(5, 14)), dice.noise(1, size, dice.integer(15, 60)), dice.normal(1, size, size)])
+    textures = torch.cat(
+        [
+            dice.noise(1, size, dice.integer(5, 14)),
+            dice.noise(1, size, dice.integer(15, 60)),
+            dice.normal(1, size, size),
+        ]
+    )
     strength = dice.uniform(0, 0.2 * level) * torch.rand(count, 3, generator=dice.generator) ** 2
     texture = (strength[labels].permute(2, 0, 1) * textures).sum(0)
     ramp = 0.15 * level * (dice.normal(count, 1)[labels][..., 0]) * dice.noise(1, size, 2)[0]

@@ -14,7 +14,7 @@ def tight_box(mask: np.ndarray) -> np.ndarray:
 
 
 def jittered_box(mask: np.ndarray, rng: np.random.Generator, amount: float = 0.1, limit: float = 20.0) -> np.ndarray:
-    """The tight box, each side moved by a normal draw of `amount` times the side, at most `limit` pixels, in the picture."""
+    """The tight box, each side moved by a normal draw of `amount` times the side, at most `limit` pixels."""
     box = tight_box(mask)
     moved = box + np.clip(rng.normal(0, amount, 4) * _sides(box), -limit, limit)
     return _inside(moved, mask.shape)
@@ -30,8 +30,8 @@ def box_iou(a: np.ndarray, b: np.ndarray) -> float:
 def box_with_iou(box: np.ndarray, iou: float, size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """A box that overlaps `box` with the given IoU (the paper's "bbox 0.5" and "bbox 0.75").
 
-    The direction of the change is drawn, its amount found by bisection. A box is kept in the picture, so that a target as
-    large as the picture may keep a higher IoU than asked for.
+    The direction of the change is drawn, its amount found by bisection. A box is kept in the picture, so that a target
+    as large as the picture may keep a higher IoU than asked for.
     """
     direction = rng.uniform(0.2, 1, 4) * rng.choice([-1, 1], 4) * _sides(box)
     low, high = 0.0, 1.0

@@ -1,7 +1,7 @@
 """From slice to slice: what one slice shows becomes the prompt of the next.
 
-The mask goes along twice, as mask prompt and as a click at its most interior point. Training rolls volumes out with just
-these prompts, so that prediction meets nothing new.
+The mask goes along twice, as mask prompt and as a click at its most interior point. Training rolls volumes out with
+just these prompts, so that prediction meets nothing new.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ FOREGROUND, BACKGROUND, PADDING = 1, 0, -1
 
 
 def interior_point(mask: np.ndarray) -> tuple[int, int]:
-    """The point (x, y) of a non-empty (H, W) mask that is farthest from its edge; the picture's border counts as edge."""
+    """The point (x, y) of a non-empty (H, W) mask farthest from its edge; the picture's border counts as edge."""
     ys, xs = _bounds(mask)
     depth = ndimage.distance_transform_edt(np.pad(mask[ys, xs], 1))[1:-1, 1:-1]
     y, x = np.unravel_index(np.argmax(depth), depth.shape)

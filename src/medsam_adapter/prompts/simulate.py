@@ -101,7 +101,7 @@ def opening_prompts(
 
 
 def neighbour_mask(target: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A mask as the next slice of a volume might show it: logits (h, w) for the mask prompt, and the (h, w) bool shape."""
+    """A mask as the next slice of a volume might show it: logits (h, w) for the mask prompt, and the bool shape."""
     shape = target
     for _ in range(4):
         moved = ndimage.shift(target.astype(np.float32), rng.normal(0, 1.2, 2), order=1) > 0.5
@@ -118,7 +118,8 @@ def neighbour_mask(target: np.ndarray, rng: np.random.Generator) -> tuple[np.nda
 def correct(
     prompts: PromptSet, logits: np.ndarray, targets: np.ndarray, stride: int, rng: np.random.Generator
 ) -> PromptSet:
-    """Prompts with one more click for each object, where the prediction is most wrong; the logits become the mask prompt.
+    """Prompts with one more click for each object, where the prediction is most wrong; the logits become the mask
+    prompt.
 
     Args:
         logits: (n, h, w), what the model answered to `prompts`.

@@ -42,8 +42,11 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for a damaged file
         raise CheckpointError(
-            "the checkpoint cannot be read", file=file, expected="a file written by msa train",
-            found=str(error).splitlines()[0], hint="delete it and train again",
+            "the checkpoint cannot be read",
+            file=file,
+            expected="a file written by msa train",
+            found=str(error).splitlines()[0],
+            hint="delete it and train again",
         ) from error
 
 
@@ -57,8 +60,11 @@ def restore_weights(model: torch.nn.Module, state: dict[str, torch.Tensor], fold
     same = set(own) == set(state) and all(own[k].shape == v.shape for k, v in state.items())
     if not same:
         raise CheckpointError(
-            "the checkpoint belongs to another model", file=folder / NAME, expected=f"{len(own)} trained tensors of this recipe",
-            found=f"{len(state)} others", hint="resume with the recipe.yaml of the run folder",
+            "the checkpoint belongs to another model",
+            file=folder / NAME,
+            expected=f"{len(own)} trained tensors of this recipe",
+            found=f"{len(state)} others",
+            hint="resume with the recipe.yaml of the run folder",
         )
     with torch.no_grad():
         for name, value in state.items():

@@ -1,7 +1,7 @@
 """The training loop on Accelerate: epochs, validation, the best adapter, checkpoints, exact resume.
 
-Nothing random depends on what ran before: samples are drawn from (seed, epoch, index), prompts from (seed, step, process).
-So a resumed run needs no random state, only the number of epochs that are done.
+Nothing random depends on what ran before: samples are drawn from (seed, epoch, index), prompts from (seed, step,
+process). So a resumed run needs no random state, only the number of epochs that are done.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ class _Run:
         self.processor = make_processor(recipe, self.model)
         if recipe.optim.gradient_checkpointing:
             self.model.activation_checkpointing_enable()
-        if accelerator.device.type == "cpu":  # torch's fused attention is slower than its parts for the decoder's few tokens
+        if (
+            accelerator.device.type == "cpu"
+        ):  # torch's fused attention is slower than its parts for the decoder's few tokens
             self.model.mask_decoder.config._attn_implementation = "eager"
         self.best_dice, self.best_epoch, self.first_epoch = math.nan, 0, 0
 
@@ -160,7 +162,8 @@ class _Run:
                 if not torch.isfinite(out["loss"]):
                     raise MSAError(
                         f"the loss became {out['loss'].item()} in epoch {epoch + 1}, step {number + 1}",
-                        expected="a finite loss", found=f"cases {', '.join(batch['case_id'])}",
+                        expected="a finite loss",
+                        found=f"cases {', '.join(batch['case_id'])}",
                         hint="lower optim.learning_rate, or look at these cases with `msa data check`",
                     )
                 self.accelerator.backward(out["loss"])
@@ -188,7 +191,11 @@ class _Run:
                 bar.set_description("validating")
                 predictor = MSAPredictor(self.model, self.processor, accelerator.device)
                 result = evaluate(
-                    predictor, self.data.dataset, self.data.val, model_name=self.recipe.name, targets=self.recipe.data.targets
+                    predictor,
+                    self.data.dataset,
+                    self.data.val,
+                    model_name=self.recipe.name,
+                    targets=self.recipe.data.targets,
                 )
                 dice = result.summary().overall.dice.mean
                 bar.set_description(None)
@@ -202,8 +209,9 @@ class _Run:
 
     def _checkpoint(self, epochs_done: int, optimizer, scheduler) -> None:
         state = {
-            "model": trainable_state(self.model), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
-            "epochs_done": epochs_done, "best_dice": self.best_dice, "best_epoch": self.best_epoch,
+            "model": trainable_state(self.model), "optimizer": optimizer.state_dict(), "scheduler":
+            scheduler.state_dict(), "epochs_done": epochs_done, "best_dice": self.best_dice, "best_epoch":
+            self.best_epoch,
         }  # fmt: skip
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()

@@ -80,9 +80,7 @@ class PromptedObjective(nn.Module):
             carried_dice.append(hard_dice(logits.detach(), soft[which, at]))
             shown = logits.detach().cpu().numpy()
             walkers = [  # the first slice without the object is learned too: it is where a walk has to end
-                (i, z + step, step, shown[k])
-                for k, (i, z, step, _) in enumerate(walkers)
-                if hard[i, z + step].any()
+                (i, z + step, step, shown[k]) for k, (i, z, step, _) in enumerate(walkers) if hard[i, z + step].any()
             ]
         loss = prompted_loss
         if carried_losses:

@@ -41,7 +41,7 @@ class DataSection:
     window_hu: list[float] | None = None
     """[low, high] for intensity: window."""
     orientation: str = "LPS"
-    """Where x, y, z of volumes point: LPS gives axial, LIP coronal, PIL sagittal slices; `file` keeps the file's axes."""
+    """Where x, y, z of volumes point: LPS axial, LIP coronal, PIL sagittal slices; `file` keeps the file's axes."""
     targets: list[str] | None = None
     """Names of the labels to learn; all if empty."""
     split: str | None = None
@@ -161,7 +161,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         overrides: `--section.key value` or `--section.key=value`, as they stand on the command line.
 
     Raises:
-        RecipeError: missing file, broken YAML, unknown key (the nearest right one is named) or a value of the wrong type.
+        RecipeError: missing file, broken YAML, unknown key (the nearest right one is named) or a value of the wrong
+            type.
     """
     recipe = load_yaml(Recipe, path, overrides)
     _check(recipe, path)
@@ -173,13 +174,17 @@ def load_yaml(cls: type, path: str | Path, overrides: Sequence[str] = ()) -> Any
     path = Path(path)
     file = path / "recipe.yaml" if path.is_dir() else path
     if not file.is_file():
-        raise RecipeError("there is no such recipe", file=file, expected="a YAML file", hint="hub_configs/ holds examples")
+        raise RecipeError(
+            "there is no such recipe", file=file, expected="a YAML file", hint="hub_configs/ holds examples"
+        )
     try:
         values = yaml.safe_load(file.read_text()) or {}
     except yaml.YAMLError as error:
         raise RecipeError("the recipe is not YAML", file=file, found=str(error).replace("\n", " ")) from error
     if not isinstance(values, dict):
-        raise RecipeError("the recipe is not a table", file=file, expected="section: {key: value}", found=str(values)[:80])
+        raise RecipeError(
+            "the recipe is not a table", file=file, expected="section: {key: value}", found=str(values)[:80]
+        )
     for key, value in _pairs(overrides):
         _set(values, key.split("."), value, key)
     return _fill(cls, values, "", file)
@@ -211,7 +216,9 @@ def _check(recipe: Recipe, file) -> None:
         ("run.tracker", recipe.run.tracker, ("none", "tensorboard", "trackio", "wandb")),
     ):
         if value not in choices:
-            raise RecipeError(f"{name} is not one of its values", file=file, expected=", ".join(choices), found=str(value))
+            raise RecipeError(
+                f"{name} is not one of its values", file=file, expected=", ".join(choices), found=str(value)
+            )
 
 
 def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
@@ -251,7 +258,10 @@ def _fill(cls: type, values: dict[str, Any], where: str, file) -> Any:
         if key not in hints:
             near = difflib.get_close_matches(str(key), hints, 1, 0.4)
             raise RecipeError(
-                f"unknown key {name}", file=file, expected=", ".join(hints), found=str(key),
+                f"unknown key {name}",
+                file=file,
+                expected=", ".join(hints),
+                found=str(key),
                 hint=f"did you mean {where}{near[0]}?" if near else "remove it",
             )
         made[key] = _convert(value, hints[key], name, file)

@@ -1,7 +1,8 @@
 """The run folder: an adapter-only Hub repo from the first validation on, with what made it.
 
 `config.json`, `adapter_config.json`, `adapter_model.safetensors`, `preprocessor_config.json`, `README.md` (the card),
-`recipe.yaml` as resolved, `versions.json`, `split.json`, `metrics.jsonl`; and `checkpoint.pt`, which is not for the Hub.
+`recipe.yaml` as resolved, `versions.json`, `split.json`, `metrics.jsonl`; and `checkpoint.pt`, which is not for the
+Hub.
 """
 
 from __future__ import annotations

@@ -39,7 +39,9 @@ def open_data(section: DataSection) -> TrainingData:
     dataset = open_dataset(section.path, section.layout, require_labels=False)
     labelled = [case for case in dataset.cases if case.label is not None]
     if not labelled:
-        raise DataError("no case has a label map", file=section.path, expected="masks to learn from", found="images only")
+        raise DataError(
+            "no case has a label map", file=section.path, expected="masks to learn from", found="images only"
+        )
     if section.split:
         split = load_split(section.split, dataset.cases)
     else:
@@ -48,7 +50,9 @@ def open_data(section: DataSection) -> TrainingData:
     cases = {case.case_id: case for case in labelled}
     parts = {part: [cases[i] for i in split.get(part, []) if i in cases] for part in ("train", "val", "test")}
     if not parts["train"]:
-        raise DataError("the split has no training case", file=section.split or section.path, expected="train: [case ids]")
+        raise DataError(
+            "the split has no training case", file=section.split or section.path, expected="train: [case ids]"
+        )
     train = parts["train"][: section.max_train_cases]
     return TrainingData(dataset, split, train, parts["val"][: section.max_val_cases], parts["test"])
 
@@ -66,7 +70,9 @@ def make_adapter_config(fields: dict) -> MSAAdapterConfig:
     try:
         return MSAAdapterConfig(**fields)
     except (TypeError, ValueError) as error:
-        raise RecipeError("model.adapter is not usable", expected="fields of MSAAdapterConfig", found=str(error)) from error
+        raise RecipeError(
+            "model.adapter is not usable", expected="fields of MSAAdapterConfig", found=str(error)
+        ) from error
 
 
 def make_model(recipe: Recipe, dataset: Dataset) -> MSAModel:

@@ -175,7 +175,7 @@ def test_sams_own_preprocessor_file_does_not_set_the_size(tiny_base, tmp_path):
 
     folder = shutil.copytree(tiny_base, tmp_path / "sam")
     (folder / "preprocessor_config.json").write_text(
-        '{"image_processor_type": "SamImageProcessor", "size": {"longest_edge": 1024}, "processor_class": "SamProcessor"}'
+        '{"image_processor_type": "SamImageProcessor", "size": {"longest_edge": 1024}}'
     )
     predictor = MSAPredictor.from_pretrained(folder, device="cpu")
     predictor.set_image(np.zeros((40, 64), np.uint8))
