@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from medsam_adapter.cli import data as data_module
+from medsam_adapter.data import parquet
 from medsam_adapter.cli.main import run
 from medsam_adapter.data.layouts import LAYOUTS, open_dataset
 from medsam_adapter.data.splits import load_split, verify_split
@@ -295,7 +296,7 @@ def test_converted_pictures_read_back(msa, pictures, tmp_path, streaming):
 
 
 def test_many_files_become_several_shards(msa, volumes, tmp_path, monkeypatch):
-    monkeypatch.setattr(data_module, "MAX_SHARD_BYTES", 2500)
+    monkeypatch.setattr(parquet, "MAX_SHARD_BYTES", 2500)
     code, _, _ = msa("data", "prepare", volumes, "-o", tmp_path / "converted")
     names = sorted(path.name for path in (tmp_path / "converted/data").glob("train-*"))
     assert code == 0 and len(names) > 1 and names[0] == f"train-00000-of-{len(names):05d}.parquet"
@@ -371,7 +372,7 @@ def test_a_conversion_that_fails_leaves_nothing(msa, pictures, tmp_path, monkeyp
         raise OSError(28, "No space left on device")
 
     before = set(tmp_path.iterdir())
-    monkeypatch.setattr(data_module, "_card", full)
+    monkeypatch.setattr(parquet, "_card", full)
     code, _, err = msa("data", "prepare", pictures, "-o", tmp_path / "out")
     assert code == 2 and "No space left on device" in err
     assert set(tmp_path.iterdir()) == before

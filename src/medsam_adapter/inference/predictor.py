@@ -163,10 +163,6 @@ class MSAPredictor:
                 "each point has one label", expected=f"{len(prompt.points)} labels", found=str(len(prompt.labels)),
                 hint="1 is the object, 0 the ground",
             )  # fmt: skip
-        if len(prompt.labels) != len(prompt.points):
-            raise PromptError(
-                "each point has one label", expected=f"{len(prompt.points)} labels", found=str(len(prompt.labels))
-            )
         for point, label in zip(prompt.points, prompt.labels, strict=True):
             # Checked in the file frame, so that an error speaks of the numbers that were given.
             check_point(_three(point), encoded.turn.shape_ijk[::-1], True)
@@ -175,11 +171,6 @@ class MSAPredictor:
             entry["points"].append(encoded.letterbox.points_to_model(xyz[:2]))
             entry["labels"].append(int(label))
         for box in prompt.boxes:
-            if len(box) != 6:
-                raise PromptError(
-                    "a box of a volume has six numbers", expected="x0, y0, z0, x1, y1, z1",
-                    found=", ".join(f"{v:g}" for v in box), hint="z is the slice, counted from 0",
-                )  # fmt: skip
             if len(box) != 6:
                 raise PromptError(
                     "a box of a volume has six numbers", expected="x0, y0, z0, x1, y1, z1",
