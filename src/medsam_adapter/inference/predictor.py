@@ -14,7 +14,7 @@ from medsam_adapter.backbones import resolve_base
 from medsam_adapter.data.geometry import Letterbox, Turn
 from medsam_adapter.data.sample import Scan
 from medsam_adapter.errors import PromptError
-from medsam_adapter.inference.volume import CarryRules, anchors_only, carry_masks, encode_volume
+from medsam_adapter.inference.volume import CarryRules, anchors_only, carry_masks, encode_volume, keep_clicked
 from medsam_adapter.modeling_msa import MSAModel
 from medsam_adapter.processing_msa import MSAProcessor, check_point
 from medsam_adapter.prompts.clicks import PADDING
@@ -142,6 +142,10 @@ class MSAPredictor:
         anchors = [self.decode_prompted_slices(encoded, prompt) for prompt in prompts]
         if carry:
             logits = carry_masks(self.model, encoded.embeddings, anchors, rules, progress, should_stop)
+            if not encoded.is_picture:
+                logits = np.stack(
+                    [keep_clicked(m, self._clicks(encoded, p, m.shape)) for m, p in zip(logits, prompts, strict=True)]
+                )
         else:
             logits = anchors_only(anchors, len(encoded.embeddings))
         out = []
@@ -149,6 +153,18 @@ class MSAPredictor:
             source = encoded.letterbox.logits_to_source(torch.from_numpy(volume)[:, None])[:, 0].numpy()
             out.append(encoded.turn.array_to_file(source))
         return np.stack(out)
+
+    @staticmethod
+    def _clicks(encoded: Encoded, prompt: ObjectPrompt, shape: tuple[int, ...]) -> np.ndarray:
+        """(n, 3) foreground clicks (z, y, x) on the decoder's grid (D, h, w)."""
+        points = [p for p, label in zip(prompt.points, prompt.labels, strict=True) if label == 1]
+        if not points:
+            return np.zeros((0, 3), int)
+        xyz = encoded.turn.points_to_source(np.asarray(points, float))
+        scale = encoded.letterbox.image_size / shape[-1]
+        xy = (encoded.letterbox.points_to_model(xyz[:, :2]) + 0.5) / scale - 0.5
+        zyx = np.stack([xyz[:, 2], xy[:, 1], xy[:, 0]], 1).round().astype(int)
+        return np.clip(zyx, 0, np.array(shape) - 1)
 
     @torch.no_grad()
     def decode_prompted_slices(self, encoded: Encoded, prompt: ObjectPrompt) -> dict[int, np.ndarray]:

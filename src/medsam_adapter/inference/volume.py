@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from medsam_adapter.prompts.carry import carried_prompts
@@ -137,6 +138,22 @@ def carry_masks(
         if progress:
             progress(done)
     return out
+
+
+def keep_clicked(logits: np.ndarray, clicks_zyx: np.ndarray) -> np.ndarray:
+    """A carried mask without islands: only the connected pieces that hold a click, else the largest one.
+
+    Args:
+        logits: (D, h, w).
+        clicks_zyx: (n, 3) integer foreground clicks on that grid; n may be 0.
+    """
+    pieces, count = ndimage.label(logits > 0)
+    if count < 2:
+        return logits
+    kept = np.setdiff1d(pieces[tuple(clicks_zyx.T)], [0]) if len(clicks_zyx) else np.array([], int)
+    if not len(kept):
+        kept = np.array([np.argmax(np.bincount(pieces.ravel())[1:]) + 1])
+    return np.where((pieces > 0) & ~np.isin(pieces, kept), NOTHING, logits).astype(np.float32)
 
 
 def _goes_on(before: np.ndarray, now: np.ndarray, rules: CarryRules) -> bool:

@@ -178,3 +178,17 @@ def test_volumes_are_encoded_in_chunks(slices, chunk, shapes):
     assert encoder.shapes == shapes
     torch.testing.assert_close(got, pixels.mean((1, 2, 3), keepdim=True))
     assert seen[-1] == (slices, slices) and len(seen) == len(shapes)
+
+
+def test_islands_without_a_click_are_dropped():
+    from medsam_adapter.inference.volume import NOTHING, keep_clicked
+
+    logits = np.full((4, 8, 8), -5.0, np.float32)
+    logits[0:2, 0:3, 0:3] = 5  # 18 voxels
+    logits[3, 6:8, 6:8] = 5  # 4 voxels
+    big = keep_clicked(logits, np.zeros((0, 3), int)) > 0
+    small = keep_clicked(logits, np.array([[3, 7, 7]])) > 0
+    both = keep_clicked(logits, np.array([[3, 7, 7], [0, 1, 1]])) > 0
+    missed = keep_clicked(logits, np.array([[2, 4, 4]]))
+    assert (big.sum(), small.sum(), both.sum(), (missed > 0).sum()) == (18, 4, 22, 18)
+    assert (missed[3, 6:8, 6:8] == NOTHING).all() and (missed[2] == -5).all()
