@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from medsam_adapter.cli import data as data_module
-from medsam_adapter.data import parquet
 from medsam_adapter.cli.main import run
+from medsam_adapter.data import parquet
 from medsam_adapter.data.layouts import LAYOUTS, open_dataset
 from medsam_adapter.data.splits import load_split, verify_split
 
