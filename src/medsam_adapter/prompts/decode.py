@@ -6,7 +6,6 @@ every object is decoded as an image of its own. Shapes: N images, P objects each
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -51,8 +50,3 @@ def decode_masks(
         multimask_output=multimask_output,
     )
     return logits.reshape(images, objects, *logits.shape[2:]), iou.reshape(images, objects, iou.shape[-1])
-
-
-def sharpen(logits: Tensor, limit: float = 10.0) -> Tensor:
-    """Logits as a mask prompt: kept within +-`limit`, so that a very sure model does not leave the trained range."""
-    return torch.clamp(logits, -limit, limit)
