@@ -91,6 +91,15 @@ def _assert_alive(model, torch) -> None:
     assert torch.equal(masks(), before)
 
 
+@pytest.fixture
+def plain_attention():
+    """transformers' own encoder code: for tests that want its results to the bit."""
+    from medsam_adapter.adapters.fast_layer import plain_attention
+
+    with plain_attention():
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tiny_sam, tmp_path_factory):
     """Folder of the tiny SAM, as `SamModel.save_pretrained` writes it."""

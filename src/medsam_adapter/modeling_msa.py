@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskGeneration, SamC
 from transformers.utils import ModelOutput, find_adapter_config_file
 
 from medsam_adapter.adapters.config import MSAAdapterConfig
+from medsam_adapter.adapters.fast_layer import make_fast
 from medsam_adapter.adapters.files import load_adapter_weights, read_adapter_config, save_adapter
 from medsam_adapter.adapters.tuner import register_peft_method
 from medsam_adapter.adapters.vision_layer import volume_chunk
@@ -56,11 +57,13 @@ class MSAModel(SamModel):
 
     config_class = MSAConfig
     config: MSAConfig
+    _no_split_modules = ["SamVisionLayer", "FastVisionLayer", "MSAVisionLayer"]
 
     def __init__(self, config: SamConfig):
         if not isinstance(config, MSAConfig):
             config = MSAConfig.from_sam(config)
         super().__init__(config)
+        make_fast(self)
         for name, values in (config.adapter_configs or {}).items():  # a full repo: its file holds these weights too
             inject_adapter_in_model(MSAAdapterConfig(**values), self, name)
             self._hf_peft_config_loaded = True

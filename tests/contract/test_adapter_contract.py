@@ -86,7 +86,7 @@ def adapted(tiny_base, randomise):
 
 
 @every_variant
-def test_starts_as_sam(tiny_base, inputs_for, dims, fusion, place):
+def test_starts_as_sam(plain_attention, tiny_base, inputs_for, dims, fusion, place):
     sam = SamModel.from_pretrained(tiny_base).requires_grad_(False)
     model = MSAModel.from_base(tiny_base, config_of(dims, fusion, place))
     inputs = inputs_for(dims)
@@ -417,7 +417,7 @@ def test_deleting_an_adapter_gives_the_other_or_sam(adapted, tiny_base, inputs_f
     assert_equal(outputs(model, inputs), outputs(MSAModel.from_base(tiny_base), inputs))
 
 
-def test_peft_wraps_a_sam(tiny_base, inputs_for, randomise):
+def test_peft_wraps_a_sam(plain_attention, tiny_base, inputs_for, randomise):
     sam, inputs = SamModel.from_pretrained(tiny_base).requires_grad_(False), inputs_for("2D")
     want = outputs(sam, inputs)
     model = get_peft_model(SamModel.from_pretrained(tiny_base), config_of()).eval()

@@ -104,8 +104,8 @@ def test_a_position_sees_only_itself_in_other_slices(deep, index, bias):
     changed[1, 3, 5] += 1
     module = layer.msa_adapter_depth_bias["default"](4) if bias else None
     for run in (
-        lambda t: depth_attention(layer.base_layer.attn, t, 4, None, module),
-        lambda t: layer._depth(t, 4, None),
+        lambda t: depth_attention(layer.base_layer.attn, layer.base_layer.attn.qkv(t), 4, None, module),
+        lambda t: next(layer._depth(t, None, 4, None)),
     ):
         moved = (run(changed) - run(tokens)).abs().amax(-1)
         assert (moved[:, 3, 5] > 1e-6).all()  # all four slices of the one position
@@ -128,7 +128,7 @@ def test_the_depth_branch_stays_out_of_the_windows(deep):
 
 def test_depth_attention_refuses_a_batch_that_is_no_whole_volumes(deep):
     with pytest.raises(ValueError, match="5 slices"):
-        depth_attention(deep().vision_encoder.layers[0].base_layer.attn, torch.randn(5, 8, 8, 32), 2, None, None)
+        depth_attention(deep().vision_encoder.layers[0].base_layer.attn, torch.randn(5, 8, 8, 96), 2, None, None)
 
 
 def test_bias_follows_the_distance_and_shares_the_last():

@@ -38,7 +38,7 @@ def adapter_folder(tiny_base, randomise, tmp_path):
 # -- from_base ---------------------------------------------------------------------------------------------------------
 
 
-def test_from_a_folder_and_from_a_model(tiny_base, inputs_for):
+def test_from_a_folder_and_from_a_model(plain_attention, tiny_base, inputs_for):
     inputs, sam = inputs_for("2D"), SamModel.from_pretrained(tiny_base)
     for base in (str(tiny_base), tiny_base, sam):
         model = MSAModel.from_base(base)

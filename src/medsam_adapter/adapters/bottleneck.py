@@ -7,8 +7,11 @@ Up starts at zero (our choice), so that a fresh adapter adds exactly nothing.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
+
+from medsam_adapter.adapters.linear import linear
 
 
 def bottleneck_width(width: int, ratio: float) -> int:
@@ -17,7 +20,7 @@ def bottleneck_width(width: int, ratio: float) -> int:
 
 
 class Adapter(nn.Module):
-    """Up(act(Down(z))): (..., C) -> (..., C)."""
+    """Up(act(Down(z))): (..., C) -> (..., C), computed in the dtype of z; the weights may have a finer one."""
 
     def __init__(self, width: int, ratio: float, activation: str = "relu"):
         super().__init__()
@@ -29,7 +32,15 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.up(self.act(self.down(hidden_states)))
+        return _project(self.up, self.act(_project(self.down, hidden_states)))
+
+
+def _project(layer: nn.Linear, hidden_states: Tensor) -> Tensor:
+    dtype = hidden_states.dtype
+    if layer.weight.dtype == dtype or torch.is_autocast_enabled(hidden_states.device.type):
+        return linear(layer, hidden_states)
+    # A small weight is cast, not the many tokens; its gradient comes back in its own dtype.
+    return F.linear(hidden_states, layer.weight.to(dtype), layer.bias.to(dtype))
 
 
 class PromptAdapter(Adapter):
@@ -51,7 +62,9 @@ class PromptAdapter(Adapter):
     def forward(self, tokens: Tensor, prompts: Tensor) -> Tensor:
         """tokens (N, P, T, C), prompts (N, P, K, C), K >= 0 -> (N, P, T, C)."""
         prompt = prompts.mean(-2) if prompts.shape[-2] else prompts.new_zeros((*prompts.shape[:-2], prompts.shape[-1]))
-        return self.up(self.act(self.fusion(self.down(tokens), prompt)))
+        dtype = self.down.weight.dtype  # few tokens: they are cast, and the fusions stay plain
+        out = self.up(self.act(self.fusion(self.down(tokens.to(dtype)), prompt.to(dtype))))
+        return out.to(tokens.dtype)
 
 
 class NoFusion(nn.Module):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -48,15 +51,17 @@ class MSALayer(BaseTunerLayer):
         """Whether the block has to behave as SAM's own."""
         return self.disable_adapters or not any(name in self.mlp_scale for name in self.active_adapters)
 
-    def adapted(self, which: str, hidden_states: Tensor, *inputs: Tensor) -> Tensor | float:
-        """Sum of the active adapters called `which`; 0.0 if none of them has it."""
-        total: Tensor | float = 0.0
+    def adapted(self, which: str, hidden_states: Tensor, *inputs: Tensor) -> Iterator[tuple[Tensor, float]]:
+        """What the active adapters called `which` make of the hidden states: fresh tensors, and the factor of each."""
+        modules = getattr(self, which)
         for name in self.active_adapters:
-            modules = getattr(self, which)
             if name in modules:
-                dtype = modules[name].down.weight.dtype
-                out = modules[name](hidden_states.to(dtype), *(x.to(dtype) for x in inputs)).to(hidden_states.dtype)
-                total = total + (self.mlp_scale[name] * out if which.endswith("_mlp") else out)
+                yield modules[name](hidden_states, *inputs), self.mlp_scale[name] if which.endswith("_mlp") else 1.0
+
+    def plus_adapted(self, total: Tensor, which: str, hidden_states: Tensor, *inputs: Tensor) -> Tensor:
+        """`total` and all of `adapted`, in a new tensor."""
+        for out, scale in self.adapted(which, hidden_states, *inputs):
+            total = torch.add(total, out, alpha=scale)
         return total
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:

@@ -69,14 +69,14 @@ class MSATwoWayBlock(SamTwoWayAttentionBlock, MSALayer):
         )
         output_tokens = 2 + block.self_attn.config.num_multimask_outputs  # IoU, single mask, multi-masks
         prompts = query_point_embedding[..., output_tokens:, :]
-        tokens = tokens + self.adapted("msa_adapter_token", tokens, prompts)
+        tokens = self.plus_adapted(tokens, "msa_adapter_token", tokens, prompts)
         queries = block.layer_norm2(queries + tokens)
 
-        queries = block.layer_norm3(queries + block.mlp(queries) + self.adapted("msa_adapter_mlp", queries))
+        queries = block.layer_norm3(self.plus_adapted(queries + block.mlp(queries), "msa_adapter_mlp", queries))
 
         attention, _ = block.cross_attn_image_to_token(
             query=keys + key_point_embedding, key=queries + query_point_embedding, value=queries
         )
         keys = keys + attention
-        keys = block.layer_norm4(keys + self.adapted("msa_adapter_image", keys))
+        keys = block.layer_norm4(self.plus_adapted(keys, "msa_adapter_image", keys))
         return queries, keys, attention

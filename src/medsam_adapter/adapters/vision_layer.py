@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from transformers.models.sam.modeling_sam import SamVisionLayer
 
-from medsam_adapter.adapters.attention import depth_attention
+from medsam_adapter.adapters.attention import depth_attention, space_attention
 from medsam_adapter.adapters.bottleneck import Adapter
 from medsam_adapter.adapters.config import MSAAdapterConfig
+from medsam_adapter.adapters.fast_layer import has_fast_path
 from medsam_adapter.adapters.layer import MSALayer
+from medsam_adapter.adapters.linear import add_residual, feed_forward, linear
 
 _chunk: contextvars.ContextVar[tuple[int, Tensor | None]] = contextvars.ContextVar("chunk", default=(1, None))
 
@@ -85,14 +87,26 @@ class MSAVisionLayer(SamVisionLayer, MSALayer):
         block = self.base_layer
         if self.is_plain:
             return block.forward(hidden_states)  # .forward: SAM's output capture must not see the block twice
+        hidden_states = hidden_states.contiguous()  # the patch embedding leaves the channels first in memory
         normed = block.layer_norm1(hidden_states)
-        attended = self._space_attention(normed)
-        attended = attended + self.adapted("msa_adapter_space", attended)
-        middle = hidden_states + attended + self._depth(normed, num_slices, slice_mask)
+        qkv = None
+        if has_fast_path(block, hidden_states):
+            qkv = linear(block.attn.qkv, normed)  # once for both branches, which share it
+            attended = linear(block.attn.proj, space_attention(block.attn, qkv, block.window_size))
+        else:
+            attended = self._plain_space_attention(normed)
+        middle = hidden_states + attended
+        for out, _ in self.adapted("msa_adapter_space", attended):
+            middle.add_(out)
+        for out in self._depth(normed, qkv, num_slices, slice_mask):
+            middle.add_(out)
         normed = block.layer_norm2(middle)
-        return middle + block.mlp(normed) + self.adapted("msa_adapter_mlp", normed)
+        total = add_residual(feed_forward(block.mlp, normed), middle)
+        for out, scale in self.adapted("msa_adapter_mlp", normed):
+            total.add_(out, alpha=scale)
+        return total
 
-    def _space_attention(self, normed: Tensor) -> Tensor:
+    def _plain_space_attention(self, normed: Tensor) -> Tensor:
         block = self.base_layer
         if not block.window_size:
             return block.attn(hidden_states=normed)[0]
@@ -102,20 +116,21 @@ class MSAVisionLayer(SamVisionLayer, MSALayer):
             block.attn(hidden_states=windows)[0], block.window_size, padded, (height, width)
         )
 
-    def _depth(self, normed: Tensor, num_slices: int, slice_mask: Tensor | None) -> Tensor | float:
-        total: Tensor | float = 0.0
+    def _depth(
+        self, normed: Tensor, qkv: Tensor | None, num_slices: int, slice_mask: Tensor | None
+    ) -> Iterator[Tensor]:
+        """The depth branch of each active adapter; `qkv` is the projection of `normed` if the space branch has it."""
+        attention = self.base_layer.attn
         shared = None  # adapters without a bias of their own share one attention
         for name in self.active_adapters:
             if name not in self.msa_adapter_depth:
                 continue
+            qkv = linear(attention.qkv, normed) if qkv is None else qkv
             biases = self.msa_adapter_depth_bias
             if name in biases:
-                bias = biases[name](num_slices)
-                mixed = depth_attention(self.base_layer.attn, normed, num_slices, slice_mask, bias)
+                mixed = depth_attention(attention, qkv, num_slices, slice_mask, biases[name](num_slices))
             else:
                 if shared is None:
-                    shared = depth_attention(self.base_layer.attn, normed, num_slices, slice_mask, None)
+                    shared = depth_attention(attention, qkv, num_slices, slice_mask, None)
                 mixed = shared
-            adapter = self.msa_adapter_depth[name]
-            total = total + adapter(mixed.to(adapter.down.weight.dtype)).to(normed.dtype)
-        return total
+            yield self.msa_adapter_depth[name](linear(attention.proj, mixed))

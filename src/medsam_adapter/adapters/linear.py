@@ -1,0 +1,89 @@
+"""Linear layers through the faster kernels where a machine has them; the result is torch's own up to rounding.
+
+On x86 CPUs torch hands fp32 products to MKL, which is slow on processors that are not Intel's; oneDNN, which ships with
+torch too, is up to 1.4 times as fast there and can apply the activation before it writes the result. Everywhere else,
+under autocast and under torch.compile these functions are the plain layers.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers.activations import GELUActivation
+from transformers.models.sam.modeling_sam import SamMLPBlock
+
+_has_onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def linear(layer: nn.Module, hidden_states: Tensor) -> Tensor:
+    """`layer(hidden_states)`, (..., C) -> (..., C'); gradients as there."""
+    if not _may_use_onednn(layer, hidden_states):
+        return layer(hidden_states)
+    needs_weight_gradient = any(p.requires_grad for p in layer.parameters())
+    if not torch.is_grad_enabled() or not (hidden_states.requires_grad or needs_weight_gradient):
+        return _onednn(hidden_states, layer.weight, layer.bias)
+    if needs_weight_gradient:
+        return layer(hidden_states)
+    return _FrozenLinear.apply(hidden_states, layer.weight, layer.bias)
+
+
+def feed_forward(mlp: nn.Module, hidden_states: Tensor) -> Tensor:
+    """`mlp(hidden_states)` of a `SamMLPBlock`; without gradients its GELU is applied within the first product."""
+    if type(mlp) is not SamMLPBlock:
+        return mlp(hidden_states)
+    is_gelu = type(mlp.act) is GELUActivation and mlp.act.act is F.gelu
+    needs_gradient = torch.is_grad_enabled() and (
+        hidden_states.requires_grad or any(p.requires_grad for p in mlp.parameters())
+    )
+    if is_gelu and not needs_gradient and _may_use_onednn(mlp.lin1, hidden_states):
+        wide = _onednn(hidden_states, mlp.lin1.weight, mlp.lin1.bias, "gelu")
+    else:
+        wide = mlp.act(linear(mlp.lin1, hidden_states))
+    return linear(mlp.lin2, wide)
+
+
+def add_residual(fresh: Tensor, residual: Tensor) -> Tensor:
+    """Their sum, in the memory of a tensor that nobody else needs: at this size fresh memory costs more than a sum."""
+    return fresh.add_(residual) if fresh.dtype == residual.dtype else fresh + residual
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether something happens when the module is called that its weights do not tell (accelerate's offloading)."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
+def _may_use_onednn(layer: nn.Module, hidden_states: Tensor) -> bool:
+    return (
+        _has_onednn
+        and torch.backends.mkldnn.enabled
+        and type(layer) is nn.Linear  # a layer that another PEFT method has wrapped does more than a product
+        and not is_hooked(layer)
+        and hidden_states.device.type == "cpu"
+        and hidden_states.dtype in (torch.float32, torch.bfloat16)
+        and layer.weight.dtype == hidden_states.dtype
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+def _onednn(hidden_states: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(
+        hidden_states, weight, bias, activation, [], "none" if activation == "gelu" else ""
+    )
+
+
+class _FrozenLinear(torch.autograd.Function):
+    """A linear layer whose weights get no gradient."""
+
+    @staticmethod
+    def forward(ctx, hidden_states, weight, bias):
+        ctx.save_for_backward(weight)
+        return _onednn(hidden_states, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_out):
+        (weight,) = ctx.saved_tensors
+        return _onednn(grad_out.contiguous(), weight.t().contiguous(), None), None, None
