@@ -24,6 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from medsam_adapter.adapters.linear import may_use_onednn, onednn_product
+
 TILE_ELEMENTS = 2**20
 """Scores computed at a time: 4 MB in fp32, which stays in the cache."""
 LARGEST_FEATURE_SIDE = 32
@@ -180,7 +182,8 @@ def _fused_attention(
         features = [query * scale]
         if tables is not None:
             features += _offset_views(query @ tables.t(), side)
-            key = torch.cat([key, _one_hot_positions(side, key.dtype, key.device).expand(len(key), -1, -1)], -1)
+            one_hot = _one_hot_positions if not torch.compiler.is_compiling() else _one_hot_positions.__wrapped__
+            key = torch.cat([key, one_hot(side, key.dtype, key.device).expand(len(key), -1, -1)], -1)
         query = torch.cat(features, -1).flatten(1, 2)
         wide = -(-query.shape[-1] // 8) * 8  # fused kernels want one width for all three, a multiple of 8
         query, key, value = (F.pad(x, (0, wide - x.shape[-1]))[:, None] for x in (query, key, value))
@@ -211,7 +214,7 @@ class _TiledAttention(torch.autograd.Function):
             windows = _Windows(group, qkv, padding, tables, heads, window or qkv.shape[1], scale)
             mixed = windows.value.new_empty((*windows.query.shape[:2], windows.channels))
             for units, rows in windows.tiles():
-                torch.bmm(windows.probabilities(units, rows), windows.value[units], out=mixed[units, rows])
+                windows.mix(windows.probabilities(units, rows), units, mixed[units, rows])
             shape = (len(out), group.ny, group.nx, heads, group.height, group.width, windows.channels)
             group.cut(out.unflatten(-1, (heads, -1))).copy_(mixed.view(shape).permute(0, 1, 4, 2, 5, 3, 6))
         return out
@@ -262,6 +265,9 @@ class _Windows:
             self.key_columns = self.key.mT
         else:
             self.key_columns = self.key.mT.contiguous()  # once, and not in each of many tiles
+        # Tiles of a single unit are plain products, and oneDNN's in fp32 are the faster ones.
+        is_single = 2 * self.query.shape[1] * self.key.shape[1] > TILE_ELEMENTS
+        self.value_rows = self.value.mT.contiguous() if is_single and may_use_onednn(self.value) else None
 
     def _padded(self, part: Tensor, bias: Tensor, width: int) -> Tensor:
         """(U, n n, width) of which the first c are those of the tokens, and the bias where there is no token."""
@@ -299,6 +305,13 @@ class _Windows:
         if scores.dtype == torch.float32:
             return torch.softmax(scores, -1, out=scores)
         return torch.softmax(scores, -1)  # with `out` torch takes a detour for bfloat16
+
+    def mix(self, probabilities: Tensor, units: slice, out: Tensor) -> None:
+        """Values by their probabilities: (u, q, n n) -> (u, q, c), into `out`."""
+        if self.value_rows is None:
+            torch.bmm(probabilities, self.value[units], out=out)
+        else:
+            out[0] = onednn_product(probabilities[0], self.value_rows[units.start])
 
     def backward(
         self, grad: Tensor, grad_qkv: Tensor, grad_padding: Tensor | None, grad_tables: Tensor | None

@@ -19,14 +19,16 @@ _has_onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn,
 
 def linear(layer: nn.Module, hidden_states: Tensor) -> Tensor:
     """`layer(hidden_states)`, (..., C) -> (..., C'); gradients as there."""
-    if not _may_use_onednn(layer, hidden_states):
+    if not _is_plain(layer, hidden_states):
         return layer(hidden_states)
     needs_weight_gradient = any(p.requires_grad for p in layer.parameters())
     if not torch.is_grad_enabled() or not (hidden_states.requires_grad or needs_weight_gradient):
-        return _onednn(hidden_states, layer.weight, layer.bias)
+        return onednn_product(hidden_states, layer.weight, layer.bias)
     if needs_weight_gradient:
         return layer(hidden_states)
-    return _FrozenLinear.apply(hidden_states, layer.weight, layer.bias)
+    # As a matrix: what oneDNN makes of more axes is a view, which nobody may add to in place.
+    out = _FrozenLinear.apply(hidden_states.flatten(0, -2), layer.weight, layer.bias)
+    return out.view(*hidden_states.shape[:-1], -1)
 
 
 def feed_forward(mlp: nn.Module, hidden_states: Tensor) -> Tensor:
@@ -37,8 +39,8 @@ def feed_forward(mlp: nn.Module, hidden_states: Tensor) -> Tensor:
     needs_gradient = torch.is_grad_enabled() and (
         hidden_states.requires_grad or any(p.requires_grad for p in mlp.parameters())
     )
-    if is_gelu and not needs_gradient and _may_use_onednn(mlp.lin1, hidden_states):
-        wide = _onednn(hidden_states, mlp.lin1.weight, mlp.lin1.bias, "gelu")
+    if is_gelu and not needs_gradient and _is_plain(mlp.lin1, hidden_states):
+        wide = onednn_product(hidden_states, mlp.lin1.weight, mlp.lin1.bias, "gelu")
     else:
         wide = mlp.act(linear(mlp.lin1, hidden_states))
     return linear(mlp.lin2, wide)
@@ -54,23 +56,31 @@ def is_hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
-def _may_use_onednn(layer: nn.Module, hidden_states: Tensor) -> bool:
+def may_use_onednn(tensor: Tensor) -> bool:
+    """Whether `onednn_product` takes this tensor, here and now."""
     return (
         _has_onednn
         and torch.backends.mkldnn.enabled
-        and type(layer) is nn.Linear  # a layer that another PEFT method has wrapped does more than a product
-        and not is_hooked(layer)
-        and hidden_states.device.type == "cpu"
-        and hidden_states.dtype in (torch.float32, torch.bfloat16)
-        and layer.weight.dtype == hidden_states.dtype
+        and tensor.device.type == "cpu"
+        and tensor.dtype in (torch.float32, torch.bfloat16)
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
 
 
-def _onednn(hidden_states: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(
-        hidden_states, weight, bias, activation, [], "none" if activation == "gelu" else ""
+def onednn_product(left: Tensor, right: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
+    """activation(left right^T + bias), without gradients: (..., K) and (N, K) -> (..., N); `activation` none or gelu."""
+    algorithm = "none" if activation == "gelu" else ""  # GELU's exact form, not that of tanh
+    return torch.ops.mkldnn._linear_pointwise(left, right, bias, activation, [], algorithm)
+
+
+def _is_plain(layer: nn.Module, hidden_states: Tensor) -> bool:
+    """Whether a layer is nothing but its product, and oneDNN can make it."""
+    return (
+        may_use_onednn(hidden_states)
+        and type(layer) is nn.Linear  # a layer that another PEFT method has wrapped does more
+        and not is_hooked(layer)
+        and layer.weight.dtype == hidden_states.dtype
     )
 
 
@@ -80,10 +90,10 @@ class _FrozenLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_states, weight, bias):
         ctx.save_for_backward(weight)
-        return _onednn(hidden_states, weight, bias)
+        return onednn_product(hidden_states, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_out):
         (weight,) = ctx.saved_tensors
-        return _onednn(grad_out.contiguous(), weight.t().contiguous(), None), None, None
+        return onednn_product(grad_out.contiguous(), weight.t().contiguous()), None, None
