@@ -327,8 +327,7 @@ class _Windows:
             probabilities = self.probabilities(units, rows)
             grad_value[units].baddbmm_(probabilities.mT, grad[units, rows])
             grad_scores = torch.bmm(grad[units, rows], self.value[units].mT)
-            grad_scores.mul_(probabilities)
-            grad_scores.sub_(probabilities.mul_(grad_scores.sum(-1, keepdim=True)))
+            grad_scores = torch.ops.aten._softmax_backward_data(grad_scores, probabilities, -1, grad_scores.dtype)
             torch.bmm(grad_scores, self.key[units], out=grad_query[units, rows])
             grad_key[units].baddbmm_(grad_scores.mT, self.plain_query[units, rows])
             if self.tables is not None:
