@@ -6,6 +6,7 @@ side (image_size / patch_size), h = w = 4 g side of the decoder's masks.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from medsam_adapter.adapters.vision_layer import volume_chunk
 from medsam_adapter.backbones import base_name, resolve_base
 from medsam_adapter.configuration_msa import MSAConfig
 from medsam_adapter.errors import CheckpointError, PromptError
+from medsam_adapter.frozen_features import finish_encoding
 from medsam_adapter.image_size import set_image_size
 from medsam_adapter.losses import bce_loss, dice_loss
 from medsam_adapter.prompts.decode import decode_masks
@@ -254,29 +256,32 @@ class MSAModel(SamModel):
 
     # -- using ---------------------------------------------------------------------------------------------------------
 
-    def encode(self, pixel_values: Tensor, slice_mask: Tensor | None = None) -> Tensor:
+    def encode(
+        self, pixel_values: Tensor | None = None, slice_mask: Tensor | None = None, frozen: Tensor | None = None
+    ) -> Tensor:
         """Image embeddings, with gradients where the adapters need them.
 
         Args:
             pixel_values: (B, 3, H, W), or (B, D, 3, H, W): D slices that may attend to each other.
             slice_mask: (B, D) bool, False for slices that only fill up a volume.
+            frozen: in place of pixel_values, what `frozen_features` has made of them: (B, ...) or (B, D, ...).
 
         Returns:
             (B, C, g, g) or (B, D, C, g, g).
         """
-        if pixel_values.ndim == 4:
-            return self.vision_encoder(pixel_values)[0]
-        if pixel_values.ndim != 5:
+        given = pixel_values if frozen is None else frozen
+        if given.ndim not in (4, 5):
             raise PromptError(
                 "pixel_values has the wrong number of axes",
                 expected="(B, 3, H, W) or (B, D, 3, H, W)",
-                found=str(tuple(pixel_values.shape)),
+                found=str(tuple(given.shape)),
                 hint="prepare images with MSAProcessor",
             )
-        volumes, slices = pixel_values.shape[:2]
-        with volume_chunk(slices, slice_mask):
-            embeddings = self.vision_encoder(pixel_values.flatten(0, 1))[0]
-        return embeddings.unflatten(0, (volumes, slices))
+        is_volume = given.ndim == 5
+        images = given.flatten(0, 1) if is_volume else given
+        with volume_chunk(given.shape[1], slice_mask) if is_volume else contextlib.nullcontext():
+            embeddings = self.vision_encoder(images)[0] if frozen is None else finish_encoding(self, images)
+        return embeddings.unflatten(0, given.shape[:2]) if is_volume else embeddings
 
     @torch.no_grad()
     def get_image_embeddings(self, pixel_values: Tensor, slice_mask: Tensor | None = None, **kwargs) -> Tensor:

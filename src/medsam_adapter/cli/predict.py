@@ -53,9 +53,11 @@ def predict_command(
     _check_before_encoding(prompt, scan.shape_zyx, scan.is_volume)
     predictor = open_predictor(model, intensity, window, orientation)
     began = time.perf_counter()
-    with bar("encoding", len(scan.array)) as show:
-        encoded = predictor.encode(scan, progress=show)
-    logits = predictor.predict_objects(encoded, [prompt], carry=not one_slice)[0]
+    encoded = predictor.encode(scan)
+    with bar("following the object", len(scan.array)) as show:  # slices are encoded when the mask reaches them
+        logits = predictor.predict_objects(
+            encoded, [prompt], carry=not one_slice, progress=lambda done: show(done, len(scan.array))
+        )[0]
     seconds = time.perf_counter() - began
     mask = logits > 0
     write_mask(output, mask.astype("uint8") if is_nifti(image) else mask.astype("uint8") * 255, scan)

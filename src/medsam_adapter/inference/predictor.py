@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from medsam_adapter.backbones import resolve_base
 from medsam_adapter.data.geometry import Letterbox, Turn
 from medsam_adapter.data.sample import Scan
 from medsam_adapter.errors import PromptError
-from medsam_adapter.inference.volume import CarryRules, anchors_only, carry_masks, encode_volume, keep_clicked
+from medsam_adapter.inference.feature_store import FeatureStore
+from medsam_adapter.inference.slices import SliceEmbeddings
+from medsam_adapter.inference.volume import CarryRules, anchors_only, carry_masks, keep_clicked
 from medsam_adapter.modeling_msa import MSAModel
 from medsam_adapter.processing_msa import MSAProcessor, check_point
 from medsam_adapter.prompts.clicks import PADDING
@@ -24,17 +25,17 @@ from medsam_adapter.prompts.types import ObjectPrompt
 
 @dataclass
 class Encoded:
-    """A scan after the encoder: all that further clicks need.
+    """A scan at the encoder: all that further clicks need.
 
     Attributes:
-        embeddings: (D, C, g, g).
+        embeddings: (D, C, g, g), encoded when they are asked for.
         letterbox: source slice <-> model frame.
         turn: file frame <-> source frame.
         shape_zyx: of the source.
         is_picture: prompts and masks have no slice axis; a volume may have one slice, too.
     """
 
-    embeddings: Tensor
+    embeddings: SliceEmbeddings
     letterbox: Letterbox
     turn: Turn
     shape_zyx: tuple[int, int, int]
@@ -52,15 +53,21 @@ class MSAPredictor:
     Args:
         model: an `MSAModel`; moved to `device` (the first accelerator, else the CPU).
         processor: how scans become tensors; made from the model's image size if not given.
+        store: keeps the features of the frozen part of the encoder on disk.
     """
 
     def __init__(
-        self, model: MSAModel, processor: MSAProcessor | None = None, device: str | torch.device | None = None
+        self,
+        model: MSAModel,
+        processor: MSAProcessor | None = None,
+        device: str | torch.device | None = None,
+        store: FeatureStore | None = None,
     ):
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = model.to(device).eval()
         self.processor = processor or MSAProcessor.from_model(model)
+        self.store = store
         self.encoded: Encoded | None = None
 
     @classmethod
@@ -77,23 +84,50 @@ class MSAPredictor:
 
     @torch.no_grad()
     def encode(self, image, kind: str | None = None, progress: Callable[[int, int], None] | None = None) -> Encoded:
-        """Encode a picture or volume (anything `MSAProcessor` takes)."""
+        """Get a picture or volume (anything `MSAProcessor` takes) ready for clicks.
+
+        A picture is encoded at once. The slices of a volume are encoded when a click or a mask reaches them, or all of
+        them now if `progress` is given, which is called with (slices done, D).
+        """
         scan = self.processor.to_scan(image, kind)
         turn = self.processor.turn_of(scan)
         source = turn.array_to_source(self.processor.unit_intensities(scan))
-        slices = self.processor.slices_to_model(source)
         is_picture = not (scan.is_volume or kind == "volume")
-        embeddings = encode_volume(self.model, slices, 1 if is_picture else None, progress)
+        num_slices = 1 if is_picture else max(self.model.config.num_slices, 1)
+        # Without a depth branch a chunk is a matter of speed: on a CPU one slice costs as much in a batch as alone.
+        chunk = num_slices if num_slices > 1 or self.model.device.type == "cpu" else 8
+        embeddings = SliceEmbeddings(
+            self.model,
+            len(source),
+            lambda first, last: self.processor.slices_to_model(source[first:last]),
+            chunk,
+            sees_neighbours=num_slices > 1,
+            store=self.store,
+        )
+        if is_picture or progress:
+            embeddings.encode_rest(progress=progress)
         letterbox = Letterbox(source.shape[1:3], self.processor.image_size)
         return Encoded(embeddings, letterbox, turn, source.shape[:3], is_picture)
 
     def set_image(self, image) -> None:
         """Encode a picture: (H, W), (H, W, 3), PIL image or `Scan`."""
+        self.clear()
         self.encoded = self.encode(image, None if isinstance(image, Scan) else "image")
 
     def set_volume(self, volume, progress: Callable[[int, int], None] | None = None) -> None:
-        """Encode a volume: (D, H, W), nibabel image or `Scan`."""
+        """Take a volume: (D, H, W), nibabel image or `Scan`.
+
+        The first click has the slices round it encoded first and the others behind it, in the background; `progress`
+        has all of them encoded now.
+        """
+        self.clear()
         self.encoded = self.encode(volume, None if isinstance(volume, Scan) else "volume", progress)
+
+    def clear(self) -> None:
+        """Forget the scan, and stop encoding it."""
+        if self.encoded is not None:
+            self.encoded.embeddings.close()
+        self.encoded = None
 
     def predict(
         self,
@@ -126,6 +160,8 @@ class MSAPredictor:
         boxes = [(b[0], b[1], 0, b[2], b[3], 0) if flat and len(b) == 4 else tuple(b) for b in boxes or []]
         prompt = ObjectPrompt(points, list(labels) if labels is not None else [1] * len(points), boxes)
         logits = self.predict_objects(self.encoded, [prompt], carry, rules)[0]
+        if not flat:
+            self.encoded.embeddings.encode_rest_in_background(self._first_slice(prompt))
         out = logits if return_logits else logits > 0
         return out[0] if flat else out
 
@@ -165,6 +201,10 @@ class MSAPredictor:
         xy = (encoded.letterbox.points_to_model(xyz[:, :2]) + 0.5) / scale - 0.5
         zyx = np.stack([xyz[:, 2], xy[:, 1], xy[:, 0]], 1).round().astype(int)
         return np.clip(zyx, 0, np.array(shape) - 1)
+
+    def _first_slice(self, prompt: ObjectPrompt) -> int:
+        """The slice of the source that a prompt starts on."""
+        return int(round(self.encoded.turn.points_to_source((prompt.points + [b[:3] for b in prompt.boxes])[0])[2]))
 
     @torch.no_grad()
     def decode_prompted_slices(self, encoded: Encoded, prompt: ObjectPrompt) -> dict[int, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Volumes: encoded in chunks of slices, and masks carried from the prompted slices both ways.
+"""Masks of a volume, carried from the prompted slices both ways.
 
 Shapes: D slices, n objects, C embedding width, g grid side, h = w = 4 g.
 """
@@ -13,6 +13,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from medsam_adapter.inference.slices import SliceEmbeddings
 from medsam_adapter.prompts.carry import carried_prompts
 from medsam_adapter.prompts.decode import decode_masks
 
@@ -36,31 +37,6 @@ class CarryRules:
     """Growth that is always allowed."""
     min_overlap: float = 0.1
     """Least share of the mask that lies on the slice before's."""
-
-
-@torch.no_grad()
-def encode_volume(
-    model, slices: Tensor, num_slices: int | None = None, progress: Callable[[int, int], None] | None = None
-) -> Tensor:
-    """Embeddings of all slices of one volume.
-
-    Args:
-        slices: (D, 3, S, S); moved to the model's device chunk by chunk.
-        num_slices: slices that are encoded together, and that the depth branch lets see each other.
-        progress: called with (slices done, D).
-
-    Returns:
-        (D, C, g, g) on the model's device; the last chunk may be shorter.
-    """
-    num_slices = num_slices or max(model.config.num_slices, 1)
-    batch = num_slices if num_slices > 1 else 8
-    parts = []
-    for first in range(0, len(slices), batch):
-        chunk = slices[first : first + batch].to(model.device, model.dtype)
-        parts.append(model.encode(chunk[None])[0] if num_slices > 1 else model.encode(chunk))
-        if progress:
-            progress(min(first + batch, len(slices)), len(slices))
-    return torch.cat(parts)
 
 
 @dataclass
@@ -87,7 +63,7 @@ def anchors_only(anchors: list[dict[int, np.ndarray]], depth: int) -> np.ndarray
 @torch.no_grad()
 def carry_masks(
     model,
-    embeddings: Tensor,
+    embeddings: Tensor | SliceEmbeddings,
     anchors: list[dict[int, np.ndarray]],
     rules: CarryRules | None = None,
     progress: Callable[[int], None] | None = None,
@@ -96,7 +72,7 @@ def carry_masks(
     """Masks on all slices from masks on some.
 
     Args:
-        embeddings: (D, C, g, g).
+        embeddings: (D, C, g, g); of `SliceEmbeddings` only the slices are encoded that the masks reach.
         anchors: for each of n objects {slice index: logits (h, w)}. A slice takes its mask from the nearest anchor.
         rules: when to stop.
         progress: called with the number of slices decoded so far.

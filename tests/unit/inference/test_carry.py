@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from medsam_adapter.inference import volume
-from medsam_adapter.inference.volume import NOTHING, CarryRules, carry_masks, encode_volume
+from medsam_adapter.inference.slices import encode_volume
+from medsam_adapter.inference.volume import NOTHING, CarryRules, carry_masks
 
 SIDE, STRIDE = 16, 4
 MODEL = SimpleNamespace(config=SimpleNamespace(vision_config=SimpleNamespace(image_size=SIDE * STRIDE), num_slices=4))
@@ -157,9 +158,9 @@ class Encoder:
     def __init__(self):
         self.shapes = []
 
-    def encode(self, pixels):
-        self.shapes.append(tuple(pixels.shape[:-3]))
-        return pixels.mean((-3, -2, -1), keepdim=True)
+    def encode(self, pixel_values):
+        self.shapes.append(tuple(pixel_values.shape[:-3]))
+        return pixel_values.mean((-3, -2, -1), keepdim=True)
 
 
 @pytest.mark.parametrize(

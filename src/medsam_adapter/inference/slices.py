@@ -1,0 +1,165 @@
+"""Image embeddings of a volume's slices, made when they are asked for.
+
+One object rarely reaches through a whole volume: only the chunks of slices that a click or the walk of a mask touches
+are encoded, the clicked one first. The rest can follow behind, in the background, nearest to the click first.
+
+Shapes: D slices, S side of the model frame, C embedding width, g grid side.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from medsam_adapter.errors import PromptError
+from medsam_adapter.inference.feature_store import FeatureStore
+
+
+@torch.no_grad()
+def encode_volume(
+    model,
+    slices: Tensor,
+    num_slices: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    is_frozen: bool = False,
+) -> Tensor:
+    """Embeddings of all slices of one volume.
+
+    Args:
+        slices: (D, 3, S, S); moved to the model's device chunk by chunk.
+        num_slices: slices that are encoded together, and that the depth branch lets see each other.
+        progress: called with (slices done, D).
+        is_frozen: `slices` are the frozen features of slices rather than pixels.
+
+    Returns:
+        (D, C, g, g) on the model's device; the last chunk may be shorter.
+    """
+    num_slices = num_slices or max(model.config.num_slices, 1)
+    batch = num_slices if num_slices > 1 else 8
+    parts = []
+    for first in range(0, len(slices), batch):
+        chunk = slices[first : first + batch].to(model.device)
+        chunk = {"frozen": chunk} if is_frozen else {"pixel_values": chunk.to(model.dtype)}
+        if num_slices > 1:
+            parts.append(model.encode(**{name: value[None] for name, value in chunk.items()})[0])
+        else:
+            parts.append(model.encode(**chunk))
+        if progress:
+            progress(min(first + batch, len(slices)), len(slices))
+    return torch.cat(parts)
+
+
+class SliceEmbeddings:
+    """Embeddings (D, C, g, g) of one scan; `embeddings[z]` with a list or slice of indices encodes what is missing.
+
+    Args:
+        model: an `MSAModel`.
+        num_slices: D.
+        slices_to_model: makes (n, 3, S, S) of the slices `first:last`; called once for each chunk.
+        chunk_slices: slices that are encoded together.
+        sees_neighbours: whether slices of a chunk may see each other (through a depth branch).
+        store: keeps the features of the frozen part of the encoder on disk.
+    """
+
+    def __init__(
+        self,
+        model,
+        num_slices: int,
+        slices_to_model: Callable[[int, int], Tensor],
+        chunk_slices: int,
+        sees_neighbours: bool = False,
+        store: FeatureStore | None = None,
+    ):
+        self.model, self.chunk_slices, self.device = model, chunk_slices, model.device
+        self._together = chunk_slices if sees_neighbours else 1
+        vision = model.config.vision_config
+        grid = vision.image_size // vision.patch_size
+        self.shape = (num_slices, vision.output_channels, grid, grid)
+        self._slices_to_model = slices_to_model
+        self._features = store.get(slices_to_model(0, num_slices)) if store else None
+        self._chunks: dict[int, Tensor] = {}
+        self._adapters = _active_adapters(model)
+        self._encoding = threading.Lock()
+        self._asked_for = 0
+        self._background: threading.Thread | None = None
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, slices: slice | Sequence[int]) -> Tensor:
+        """(n, C, g, g) of these slices."""
+        indices = range(*slices.indices(len(self))) if isinstance(slices, slice) else [int(z) for z in slices]
+        self._asked_for += 1  # the background waits for whoever clicks
+        try:
+            for number in dict.fromkeys(z // self.chunk_slices for z in indices):
+                self._encode(number)
+        finally:
+            self._asked_for -= 1
+        return torch.stack([self._chunks[z // self.chunk_slices][z % self.chunk_slices] for z in indices])
+
+    @property
+    def num_encoded(self) -> int:
+        """Number of slices that are encoded by now."""
+        return sum(len(chunk) for chunk in list(self._chunks.values()))
+
+    def encode_rest(self, near: int = 0, progress: Callable[[int, int], None] | None = None) -> None:
+        """Encode what is missing, outwards from slice `near`; `progress` is called with (slices done, D)."""
+        for number in self._outwards(near):
+            self._encode(number)
+            if progress:
+                progress(self.num_encoded, len(self))
+
+    def encode_rest_in_background(self, near: int) -> None:
+        """The same beside the caller's work, who goes first whenever slices are asked for. A second call is ignored."""
+        if self._background is None and self.num_encoded < len(self):
+            self._background = threading.Thread(target=self._follow, args=(near,), daemon=True)
+            self._background.start()
+
+    def close(self) -> None:
+        """Stop the background after the chunk at hand."""
+        self._is_closed = True
+        if self._background is not None:
+            self._background.join()
+
+    def _follow(self, near: int) -> None:
+        for number in self._outwards(near):
+            while self._asked_for and not self._is_closed:
+                threading.Event().wait(0.005)
+            if self._is_closed or _active_adapters(self.model) != self._adapters:
+                return
+            self._encode(number)
+
+    def _outwards(self, near: int) -> list[int]:
+        chunks = range(-(-len(self) // self.chunk_slices))
+        return sorted(chunks, key=lambda number: abs(number - near // self.chunk_slices))
+
+    def _encode(self, number: int) -> None:
+        with self._encoding:
+            if number in self._chunks:
+                return
+            if _active_adapters(self.model) != self._adapters:
+                raise PromptError(
+                    "the model's adapters were switched after the scan was set",
+                    expected=f"adapters {self._adapters}",
+                    found=str(_active_adapters(self.model)),
+                    hint="call set_image or set_volume again",
+                )
+            first = number * self.chunk_slices
+            last = min(first + self.chunk_slices, len(self))
+            if self._features is None:
+                chunk = self._slices_to_model(first, last)
+            else:
+                chunk = self._features[first:last]
+            self._chunks[number] = encode_volume(
+                self.model, chunk, self._together, is_frozen=self._features is not None
+            )
+
+
+def _active_adapters(model) -> list[str]:
+    """Names of the adapters that are switched on; none for a plain SAM."""
+    layers = [layer for layer in model.modules() if hasattr(layer, "active_adapters") and hasattr(layer, "is_plain")]
+    return sorted({name for layer in layers if not layer.is_plain for name in layer.active_adapters})
