@@ -48,6 +48,7 @@ def frozen_features(model: SamModel, pixel_values: Tensor) -> Tensor:
         Tokens (N, g, g, C), or image embeddings (N, E, g, g) if the whole encoder is frozen.
     """
     encoder = model.vision_encoder
+    pixel_values = pixel_values.to(encoder.patch_embed.projection.weight.dtype)
     if has_frozen_embeddings(model):
         return encoder(pixel_values)[0]
     hidden_states = encoder.patch_embed(pixel_values)

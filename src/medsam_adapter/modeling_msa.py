@@ -279,6 +279,8 @@ class MSAModel(SamModel):
             )
         is_volume = given.ndim == 5
         images = given.flatten(0, 1) if is_volume else given
+        if frozen is None:  # the encoder may be kept in a shorter type than prompts and decoder
+            images = images.to(self.vision_encoder.patch_embed.projection.weight.dtype)
         with volume_chunk(given.shape[1], slice_mask) if is_volume else contextlib.nullcontext():
             embeddings = self.vision_encoder(images)[0] if frozen is None else finish_encoding(self, images)
         return embeddings.unflatten(0, given.shape[:2]) if is_volume else embeddings

@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 
 from medsam_adapter import MSAModel, MSAPredictor
 from medsam_adapter.data.phantom import write_phantom_dataset
-from medsam_adapter.errors import CheckpointError, DataError, MSAError
+from medsam_adapter.errors import CheckpointError, DataError, MSAError, RecipeError
 from medsam_adapter.evaluation.evaluate import evaluate
 from medsam_adapter.training import loop
 from medsam_adapter.training.recipe import make_recipe
@@ -150,3 +150,30 @@ def test_recipe_switches_train(phantoms, tiny_base, tmp_path, changes):
     result = loop.train(recipe(phantoms, tiny_base, tmp_path / "run", epochs=1, **changes), show_progress=False)
     assert np.isfinite(result.best_dice)
     MSAModel.from_pretrained(result.folder)
+
+
+@pytest.mark.parametrize("place", [{"use_encoder": False, "use_depth": False}, {"encoder_layers": [2]}])
+def test_kept_features_train_the_same_adapter(phantoms, tiny_base, tmp_path, place):
+    """Without and with a feature cache, and again from the filled cache: the same weights up to rounding."""
+    trained = []
+    for name, cache in [("plain", None), ("first", "features"), ("second", "features")]:
+        made = recipe(phantoms, tiny_base, tmp_path / name, epochs=2)
+        made.model.adapter.update(place)
+        made.data.augment, made.data.feature_cache = False, str(tmp_path / cache) if cache else None
+        loop.train(made, show_progress=False)
+        trained.append(torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["model"])
+        AcceleratorState._reset_state(reset_partial_state=True)
+    plain, first, second = trained
+    assert len(list((tmp_path / "features").iterdir())) == 4  # three training cases and one to validate on
+    for name, weights in plain.items():
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], weights, rtol=0.05, atol=1e-3)
+
+
+def test_a_feature_cache_that_cannot_help_is_refused(phantoms, tiny_base, tmp_path):
+    useless = recipe(phantoms, tiny_base, tmp_path / "x")
+    useless.data.augment, useless.data.feature_cache = False, str(tmp_path / "features")
+    with pytest.raises(RecipeError, match="nothing to keep"):
+        loop.train(useless, show_progress=False)
+    with pytest.raises(RecipeError, match="augment"):
+        make_recipe({"data": {"feature_cache": "features"}})

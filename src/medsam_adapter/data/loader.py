@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,6 +25,13 @@ from medsam_adapter.errors import DataError
 from medsam_adapter.processing_msa import MSAProcessor
 
 
+class FrozenFeatures(Protocol):
+    """Features of a case's slices, wherever they are kept."""
+
+    def __getitem__(self, slices: slice) -> Tensor:
+        """(n, ...) of these slices."""
+
+
 @dataclass
 class PreparedCase:
     """A case in the model frame.
@@ -34,6 +42,7 @@ class PreparedCase:
         resized_hw: the part of the frame that the picture fills.
         values: label values that occur and are to be learned.
         slices_of: {label value: indices of the slices that show it}.
+        frozen: if set, `frozen[first:last]` are the features of these slices, which stand in for the image.
     """
 
     case_id: str
@@ -42,6 +51,7 @@ class PreparedCase:
     resized_hw: tuple[int, int]
     values: list[int]
     slices_of: dict[int, np.ndarray]
+    frozen: FrozenFeatures | None = None
 
 
 def prepare_case(sample: Sample, processor: MSAProcessor, values: Sequence[int] | None = None) -> PreparedCase:
@@ -110,19 +120,22 @@ class PromptedDataset(TorchDataset):
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
-        """pixel_values (D, 3, S, S), targets (D, P, h, w) in [0, 1], slice_mask (D,) bool, case_id."""
+        """pixel_values (D, 3, S, S) or frozen (D, ...), targets (D, P, h, w) in [0, 1], slice_mask (D,) bool, case_id."""
         case = self.cases[index % len(self.cases)]
         rng = np.random.default_rng((self.seed, self.epoch, index))
         first, count = self._chunk(case, rng)
-        image = case.image[first : first + count].float() / 255
         labels = case.labels[first : first + count]
-        if self.augmentation is not None:
-            image, labels = self.augmentation(image, labels, int(rng.integers(2**31)))
+        if case.frozen is not None:
+            name, shown = "frozen", case.frozen[first : first + count]
+        else:
+            name, shown = "pixel_values", case.image[first : first + count].float() / 255
+            if self.augmentation is not None:
+                shown, labels = self.augmentation(shown, labels, int(rng.integers(2**31)))
+            shown = normalise(shown, case.resized_hw, self.processor)
         targets = self._targets(case, labels, rng)
-        pixel_values = self._normalise(image, case.resized_hw)
         missing = self.chunk_slices - count
         return {
-            "pixel_values": F.pad(pixel_values, (0, 0, 0, 0, 0, 0, 0, missing)),
+            name: F.pad(shown, (0, 0, 0, 0, 0, 0, 0, missing)),
             "targets": F.pad(targets, (0, 0, 0, 0, 0, 0, 0, missing)),
             "slice_mask": torch.arange(self.chunk_slices) < count,
             "case_id": case.case_id,
@@ -144,11 +157,14 @@ class PromptedDataset(TorchDataset):
         masks = torch.stack([labels == v for v in chosen], 1).float()
         return F.adaptive_avg_pool2d(masks, (self.mask_side, self.mask_side))
 
-    def _normalise(self, image: Tensor, resized_hw: tuple[int, int]) -> Tensor:
-        mean, std = (torch.tensor(v)[:, None, None] for v in (self.processor.image_mean, self.processor.image_std))
-        image = (image - mean) / std  # one channel becomes three here
-        image[..., resized_hw[0] :, :], image[..., :, resized_hw[1] :] = 0, 0
-        return image
+
+
+def normalise(image: Tensor, resized_hw: tuple[int, int], processor: MSAProcessor) -> Tensor:
+    """Slices (D, C, S, S) in [0, 1] as the encoder takes them, (D, 3, S, S); the padding is zero."""
+    mean, std = (torch.tensor(v)[:, None, None] for v in (processor.image_mean, processor.image_std))
+    image = (image - mean) / std  # one channel becomes three here
+    image[..., resized_hw[0] :, :], image[..., :, resized_hw[1] :] = 0, 0
+    return image
 
 
 def load_cases(
@@ -205,5 +221,6 @@ def target_values(dataset: Dataset, targets: Sequence[str] | None) -> list[int] 
 
 def collate(samples: Sequence[dict]) -> dict:
     """Stack tensors; case ids stay a list."""
-    batch = {key: torch.stack([s[key] for s in samples]) for key in ("pixel_values", "targets", "slice_mask")}
+    tensors = [key for key in samples[0] if key != "case_id"]
+    batch = {key: torch.stack([s[key] for s in samples]) for key in tensors}
     return {**batch, "case_id": [s["case_id"] for s in samples]}

@@ -71,7 +71,9 @@ class FeatureStore:
             progress: called with (slices done, D).
         """
         digest = hashlib.sha256(self.model_key)
-        digest.update(json.dumps([list(slices.shape), str(slices.dtype)]).encode())
+        device = self.model.device.type
+        autocast = str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None
+        digest.update(json.dumps([list(slices.shape), str(slices.dtype), autocast]).encode())
         digest.update(slices.contiguous().view(torch.uint8).numpy().data)
         file = self.folder / f"{digest.hexdigest()}.safetensors"
         if is_intact(file, len(slices)):

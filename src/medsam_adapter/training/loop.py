@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from medsam_adapter.data.augment import Augmentation
-from medsam_adapter.data.loader import PromptedDataset, collate, load_cases
+from medsam_adapter.data.loader import PreparedCase, PromptedDataset, collate, load_cases, normalise
 from medsam_adapter.data.splits import save_split
 from medsam_adapter.errors import MSAError
 from medsam_adapter.evaluation.evaluate import evaluate
@@ -30,7 +30,13 @@ from medsam_adapter.training.checkpoint import load_checkpoint, restore_weights,
 from medsam_adapter.training.objective import PromptedObjective
 from medsam_adapter.training.recipe import Recipe
 from medsam_adapter.training.run_folder import log_metrics, start_run, truncate_metrics
-from medsam_adapter.training.setup import make_model, make_processor, open_data
+from medsam_adapter.training.setup import (
+    keep_frozen_encoder_in,
+    make_model,
+    make_processor,
+    open_data,
+    open_feature_store,
+)
 
 
 @dataclass
@@ -71,8 +77,14 @@ class _Run:
         torch.manual_seed(recipe.run.seed)
         self.model = make_model(recipe, self.data.dataset)
         self.processor = make_processor(recipe, self.model)
+        if recipe.optim.mixed_precision == "bf16":
+            keep_frozen_encoder_in(self.model, torch.bfloat16)
         if recipe.optim.gradient_checkpointing:
             self.model.activation_checkpointing_enable()
+        if recipe.optim.compile:
+            for layer in self.model.vision_encoder.layers:  # block by block: equal blocks are compiled once
+                layer.compile()
+        self.store = open_feature_store(recipe, self.model)
         if (
             accelerator.device.type == "cpu"
         ):  # torch's fused attention is slower than its parts for the decoder's few tokens
@@ -129,6 +141,8 @@ class _Run:
             cases = load_cases(
                 data.dataset, data.train, self.processor, recipe.data.targets, lambda done, total: bar.update()
             )
+        if self.store is not None:
+            self._keep_features(cases)
         is_volume = any(len(case.image) > 1 for case in cases)
         chunk = self._chunk_slices() if is_volume else 1
         vision = self.model.config.vision_config
@@ -146,6 +160,18 @@ class _Run:
             dataset, recipe.optim.batch_size, shuffle=True, collate_fn=collate, num_workers=recipe.data.workers
         )
 
+    def _keep_features(self, cases: list[PreparedCase]) -> None:
+        """Frozen features of each training case: from the store, or computed now by the first process."""
+        accelerator = self.accelerator
+        self.model.to(accelerator.device).eval()
+        with accelerator.main_process_first(), accelerator.autocast():
+            slices = sum(len(case.image) for case in cases)
+            with tqdm(total=slices, desc="encoding once", unit="slice", disable=not self.show_progress) as bar:
+                for case in cases:
+                    pixels = normalise(case.image.float() / 255, case.resized_hw, self.processor)
+                    case.frozen = self.store.get(pixels)
+                    bar.update(len(pixels))
+
     def _chunk_slices(self) -> int:
         adapter = next(iter(self.model.peft_config.values()))
         return adapter.num_slices
@@ -158,7 +184,9 @@ class _Run:
         for number, batch in enumerate(loader):
             seed = (self.recipe.run.seed, epoch, number, self.accelerator.process_index)
             with self.accelerator.accumulate(objective), self.accelerator.autocast():
-                out = objective(batch["pixel_values"], batch["targets"], batch["slice_mask"], seed)
+                out = objective(
+                    batch.get("pixel_values"), batch["targets"], batch["slice_mask"], seed, batch.get("frozen")
+                )
                 if not torch.isfinite(out["loss"]):
                     raise MSAError(
                         f"the loss became {out['loss'].item()} in epoch {epoch + 1}, step {number + 1}",
@@ -189,7 +217,7 @@ class _Run:
         if accelerator.is_main_process:
             if self.data.val:
                 bar.set_description("validating")
-                predictor = MSAPredictor(self.model, self.processor, accelerator.device)
+                predictor = MSAPredictor(self.model, self.processor, accelerator.device, self.store)
                 result = evaluate(
                     predictor,
                     self.data.dataset,

@@ -27,12 +27,18 @@ class PromptedObjective(nn.Module):
         self.mix = PromptMix(prompts.click, prompts.clicks, prompts.box, prompts.box_and_click, prompts.neighbour)
 
     def forward(
-        self, pixel_values: Tensor, targets: Tensor, slice_mask: Tensor, seed: tuple[int, ...]
+        self,
+        pixel_values: Tensor | None,
+        targets: Tensor,
+        slice_mask: Tensor,
+        seed: tuple[int, ...],
+        frozen: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Loss and Dice of one batch.
 
         Args:
-            pixel_values: (B, D, 3, S, S).
+            pixel_values: (B, D, 3, S, S); or give `frozen`, the features (B, D, ...) that `frozen_features` makes of
+                them.
             targets: (B, D, P, h, w) in [0, 1].
             slice_mask: (B, D) bool, False for slices that fill up a short volume.
             seed: of the prompts.
@@ -42,8 +48,8 @@ class PromptedObjective(nn.Module):
         """
         rng = np.random.default_rng(seed)
         samples, depth, objects = targets.shape[:3]
-        embeddings = self.model.encode(pixel_values, slice_mask)
-        stride = pixel_values.shape[-1] // targets.shape[-1]
+        embeddings = self.model.encode(pixel_values, slice_mask, frozen)
+        stride = self.model.config.vision_config.image_size // targets.shape[-1]
         soft = targets.transpose(1, 2).flatten(0, 1)  # (n, D, h, w)
         hard = (soft > 0.5).cpu().numpy()
         sample_of = np.repeat(np.arange(samples), objects)

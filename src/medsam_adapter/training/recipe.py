@@ -66,6 +66,8 @@ class DataSection:
     """Also mirror left and right; wrong for organs that have a side."""
     workers: int = 0
     """Processes that load data."""
+    feature_cache: str | None = None
+    """Folder for what the frozen part of the encoder makes of each image, computed once; needs augment: false."""
 
 
 @dataclass
@@ -119,7 +121,9 @@ class OptimSection:
     gradient_checkpointing: bool = False
     """Recompute the encoder's activations in the backward pass: less memory, more time."""
     mixed_precision: str = "no"
-    """no, bf16 or fp16."""
+    """no, bf16 (which also keeps the encoder's frozen weights in bf16) or fp16."""
+    compile: bool = False
+    """torch.compile for the encoder's blocks; the first steps take minutes, and a C++ compiler is needed on a CPU."""
 
 
 @dataclass
@@ -211,6 +215,11 @@ def _check(recipe: Recipe, file) -> None:
     for name, value, low, high in bounds:
         if not low <= value <= high:
             raise RecipeError(f"{name} is out of range", file=file, expected=f"{low} to {high}", found=str(value))
+    if recipe.data.feature_cache and recipe.data.augment:
+        raise RecipeError(
+            "data.feature_cache keeps one version of each image", file=file, expected="data.augment: false",
+            found="data.augment: true", hint="add --data.augment false, or leave data.feature_cache empty",
+        )  # fmt: skip
     for name, value, choices in (
         ("optim.mixed_precision", recipe.optim.mixed_precision, ("no", "bf16", "fp16")),
         ("run.tracker", recipe.run.tracker, ("none", "tensorboard", "trackio", "wandb")),

@@ -6,11 +6,15 @@ import dataclasses
 import difflib
 from dataclasses import dataclass
 
+import torch
+
 from medsam_adapter.adapters.config import MSAAdapterConfig
 from medsam_adapter.data.layouts import Dataset, open_dataset
 from medsam_adapter.data.sample import Case
 from medsam_adapter.data.splits import Split, load_split, make_split
 from medsam_adapter.errors import CheckpointError, DataError, MSAError, RecipeError
+from medsam_adapter.frozen_features import num_frozen_blocks
+from medsam_adapter.inference.feature_store import FeatureStore
 from medsam_adapter.modeling_msa import MSAModel
 from medsam_adapter.processing_msa import MSAProcessor
 from medsam_adapter.training.recipe import DataSection, Recipe
@@ -95,6 +99,31 @@ def make_model(recipe: Recipe, dataset: Dataset) -> MSAModel:
             expected="sam-tiny, a Hub id such as facebook/sam-vit-base, or a folder with a SAM",
             found=(str(error).strip().splitlines() or [type(error).__name__])[0],
         ) from error
+
+
+def keep_frozen_encoder_in(model: MSAModel, dtype: torch.dtype) -> None:
+    """Store the encoder's frozen weights in a shorter type; what is trained, prompts and decoder stay as they are."""
+    for parameter in model.vision_encoder.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+
+
+def open_feature_store(recipe: Recipe, model: MSAModel) -> FeatureStore | None:
+    """Where frozen features are kept; None if the recipe keeps none.
+
+    Raises:
+        RecipeError: if adapters start in the first block, so that there is nothing to keep.
+    """
+    if not recipe.data.feature_cache:
+        return None
+    if not num_frozen_blocks(model):
+        raise RecipeError(
+            "data.feature_cache has nothing to keep: adapters start in the first block of the encoder",
+            expected="model.adapter.use_encoder: false, or encoder_layers: [the last few]",
+            found=f"model.adapter: {recipe.model.adapter}",
+            hint="leave data.feature_cache empty, or move the adapters up",
+        )
+    return FeatureStore(recipe.data.feature_cache, model)
 
 
 def make_processor(recipe: Recipe, model: MSAModel) -> MSAProcessor:
