@@ -15,6 +15,7 @@ from transformers.models.sam.modeling_sam import SamVisionLayer, SamVisionSdpaAt
 
 from medsam_adapter.adapters import attention as fast
 from medsam_adapter.adapters import linear as products
+from medsam_adapter.adapters import tiled_attention, windows
 from medsam_adapter.adapters.config import MSAAdapterConfig
 from medsam_adapter.adapters.fast_layer import FastVisionLayer, plain_attention
 from medsam_adapter.modeling_msa import MSAModel
@@ -42,8 +43,8 @@ def reference(block: SamVisionLayer, tokens: torch.Tensor) -> torch.Tensor:
     attention._modules = {**attention._modules, "proj": nn.Identity()}
     if not block.window_size:
         return attention(hidden_states=tokens)[0]
-    windows, padded = block.window_partition(tokens, block.window_size)
-    mixed = attention(hidden_states=windows)[0]
+    parts, padded = block.window_partition(tokens, block.window_size)
+    mixed = attention(hidden_states=parts)[0]
     return block.window_unpartition(mixed, block.window_size, padded, tokens.shape[1:3])
 
 
@@ -54,7 +55,7 @@ def through(route: str, block: SamVisionLayer, tokens: torch.Tensor, monkeypatch
         heads = block.attn.num_attention_heads
         return fast._fused_attention(qkv, block.attn.qkv.bias, tables, heads, block.window_size, block.attn.scale)
     if route == "small tiles":
-        monkeypatch.setattr(fast, "TILE_ELEMENTS", 150)
+        monkeypatch.setattr(tiled_attention, "TILE_ELEMENTS", 150)
     return fast.space_attention(block.attn, qkv, block.window_size)
 
 
@@ -100,13 +101,15 @@ def test_a_qkv_without_bias_and_a_sam_without_relative_positions():
         config._attn_implementation = "sdpa"
         block = SamVisionLayer(config, 5)
         tokens = torch.randn(2, 8, 8, 32)
-        torch.testing.assert_close(fast.space_attention(block.attn, block.attn.qkv(tokens), 5), reference(block, tokens))
+        torch.testing.assert_close(
+            fast.space_attention(block.attn, block.attn.qkv(tokens), 5), reference(block, tokens)
+        )
 
 
 def test_window_groups_cover_each_token_once():
     for height, width, window in [(8, 8, 5), (16, 16, 14), (3, 7, 4), (6, 6, 14), (10, 5, 5), (7, 9, 0)]:
         seen = torch.zeros(1, height, width, 1)
-        for group in fast.window_groups(height, width, window):
+        for group in windows.window_groups(height, width, window):
             view = group.cut(seen)
             assert view.shape == (1, group.ny, group.height, group.nx, group.width, 1)
             view += 1
@@ -176,7 +179,9 @@ def test_there_is_no_graph_below_the_first_adapter(tiny_base):
     model = MSAModel.from_base(tiny_base, MSAAdapterConfig(encoder_layers=[2], use_decoder=False)).train()
     seen = []
     for layer in model.vision_encoder.layers:
-        layer.register_forward_hook(lambda module, inputs, out: seen.append((inputs[0].requires_grad, out.requires_grad)))
+        layer.register_forward_hook(
+            lambda module, inputs, out: seen.append((inputs[0].requires_grad, out.requires_grad))
+        )
     model.encode(torch.randn(1, 3, 64, 64))
     assert seen == [(False, False), (False, False), (False, True)]
 
@@ -214,7 +219,7 @@ def test_without_onednn_the_result_is_the_same(tiny_base, randomise, monkeypatch
 
 def test_inference_mode_first_and_training_after(tiny_base):
     """What the first call keeps (one-hot positions) must serve a later one that needs gradients."""
-    fast._one_hot_positions.cache_clear()
+    windows.one_hot_positions.cache_clear()
     model = MSAModel.from_base(tiny_base, MSAAdapterConfig())
     with torch.inference_mode():
         model.encode(torch.randn(1, 3, 64, 64))

@@ -17,8 +17,8 @@ ROOT = Path(medsam_adapter.__file__).parent
 LAYERS = [
     ["__init__", "errors", "losses", "backbones", "data/sample", "prompts/types"],
     ["data", "prompts", "adapters"],
-    ["configuration_msa", "image_size", "frozen_features", "evaluation/metrics", "evaluation/results", "evaluation/tables",
-     "evaluation/overlays", "evaluation/sheets", "training/recipe", "training/checkpoint"],
+    ["configuration_msa", "image_size", "frozen_features", "evaluation/metrics", "evaluation/results",
+     "evaluation/tables", "evaluation/overlays", "evaluation/sheets", "training/recipe", "training/checkpoint"],
     ["modeling_msa", "processing_msa"],
     ["data/loader", "inference", "pretraining", "training/objective", "training/run_folder"],
     ["evaluation", "training/setup"],

@@ -120,7 +120,7 @@ class PromptedDataset(TorchDataset):
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
-        """pixel_values (D, 3, S, S) or frozen (D, ...), targets (D, P, h, w) in [0, 1], slice_mask (D,) bool, case_id."""
+        """pixel_values (D, 3, S, S) or frozen (D, ...), targets (D, P, h, w) in [0, 1], slice_mask (D,), case_id."""
         case = self.cases[index % len(self.cases)]
         rng = np.random.default_rng((self.seed, self.epoch, index))
         first, count = self._chunk(case, rng)
@@ -156,7 +156,6 @@ class PromptedDataset(TorchDataset):
         chosen += [chosen[i % len(chosen)] for i in range(self.objects - len(chosen))]
         masks = torch.stack([labels == v for v in chosen], 1).float()
         return F.adaptive_avg_pool2d(masks, (self.mask_side, self.mask_side))
-
 
 
 def normalise(image: Tensor, resized_hw: tuple[int, int], processor: MSAProcessor) -> Tensor:
