@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.encoder import encoder_contenders, measure_adapters, measure_compile, measure_encoder
 from benchmarks.interactive import measure_click, measure_volume
+from benchmarks.kept_features import measure_kept_features
 from benchmarks.machine import describe, heading, measure_products
 from benchmarks.memory import measure_added_memory
 from benchmarks.models import ARCHITECTURES
@@ -26,7 +27,7 @@ from benchmarks.training import measure_training, training_contenders
 
 ON_REQUEST = ("compile",)
 """Sections that take minutes before they show anything."""
-SECTIONS = ("encoder-256", "encoder-1024", "adapters", "training", "volume", "click", *ON_REQUEST)
+SECTIONS = ("encoder-256", "encoder-1024", "adapters", "training", "kept-features", "volume", "click", *ON_REQUEST)
 """Named after the sizes of a full run; the titles of the tables say the real ones."""
 
 
@@ -56,6 +57,7 @@ def _measure(settings: Settings, sections: tuple[str, ...]) -> Iterator[Table]:
     measures: dict[str, Callable[[], Table]] = {
         "adapters": lambda: measure_adapters(settings),
         "training": lambda: measure_training(settings),
+        "kept-features": lambda: measure_kept_features(settings),
         "volume": lambda: measure_volume(settings),
         "click": lambda: measure_click(settings),
         "compile": lambda: measure_compile(settings),

@@ -17,7 +17,7 @@ def test_every_section_runs_on_a_tiny_model(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     content = json.loads(output.read_text())
     titles = " ".join(table["title"] for table in content["tables"])
-    for word in ("Matrix product", "Encoder", "Adapters", "Training step", "Volume", "click"):
+    for word in ("Matrix product", "Encoder", "Adapters", "Training step", "feature cache", "Volume", "click"):
         assert word in titles, word
     assert all(table["rows"] and f"### {table['title']}" in done.stdout for table in content["tables"])
     assert content["about"]["command"].startswith("python -m benchmarks.speed --model tiny")

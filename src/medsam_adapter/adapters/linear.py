@@ -69,7 +69,7 @@ def may_use_onednn(tensor: Tensor) -> bool:
 
 
 def onednn_product(left: Tensor, right: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
-    """activation(left right^T + bias), without gradients: (..., K) and (N, K) -> (..., N); `activation` none or gelu."""
+    """activation(left right^T + bias), no gradients: (..., K) and (N, K) -> (..., N); `activation` is none or gelu."""
     algorithm = "none" if activation == "gelu" else ""  # GELU's exact form, not that of tanh
     return torch.ops.mkldnn._linear_pointwise(left, right, bias, activation, [], algorithm)
 

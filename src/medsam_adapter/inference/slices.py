@@ -9,6 +9,7 @@ Shapes: D slices, S side of the model frame, C embedding width, g grid side.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -83,6 +84,7 @@ class SliceEmbeddings:
         self._chunks: dict[int, Tensor] = {}
         self._adapters = _active_adapters(model)
         self._encoding = threading.Lock()
+        self._counting = threading.Lock()
         self._asked_for = 0
         self._background: threading.Thread | None = None
         self._is_closed = False
@@ -93,13 +95,17 @@ class SliceEmbeddings:
     def __getitem__(self, slices: slice | Sequence[int]) -> Tensor:
         """(n, C, g, g) of these slices."""
         indices = range(*slices.indices(len(self))) if isinstance(slices, slice) else [int(z) for z in slices]
-        self._asked_for += 1  # the background waits for whoever clicks
+        self._count_asking(1)  # the background waits for whoever clicks
         try:
             for number in dict.fromkeys(z // self.chunk_slices for z in indices):
                 self._encode(number)
         finally:
-            self._asked_for -= 1
+            self._count_asking(-1)
         return torch.stack([self._chunks[z // self.chunk_slices][z % self.chunk_slices] for z in indices])
+
+    def _count_asking(self, change: int) -> None:
+        with self._counting:
+            self._asked_for += change
 
     @property
     def num_encoded(self) -> int:
@@ -128,7 +134,7 @@ class SliceEmbeddings:
     def _follow(self, near: int) -> None:
         for number in self._outwards(near):
             while self._asked_for and not self._is_closed:
-                threading.Event().wait(0.005)
+                time.sleep(0.005)
             if self._is_closed or _active_adapters(self.model) != self._adapters:
                 return
             self._encode(number)
