@@ -246,3 +246,17 @@ def test_a_lora_in_the_encoder_still_counts(tiny_base):
 def test_the_block_is_the_one_that_transformers_uses():
     """The fast path stands in for this class; should transformers rename it, nothing would be fast any more."""
     assert type(make_block(8, 5).attn) is SamVisionSdpaAttention
+
+
+@pytest.mark.parametrize("dims", ["none", "2D", "3D"])
+def test_blocks_compile_without_a_break(tiny_base, randomise, dims):
+    """One graph a block: a break would fall back to the tiles, which compilers cannot see into."""
+    adapter = None if dims == "none" else MSAAdapterConfig(use_depth=dims == "3D", num_slices=2)
+    model = randomise(MSAModel.from_base(tiny_base, adapter)).requires_grad_(False)
+    tokens = torch.randn(2, 8, 8, 32)
+    for layer in model.vision_encoder.layers[:2]:  # windowed, global
+        kwargs = {"num_slices": 2} if dims == "3D" else {}
+        want = layer.forward(tokens, **kwargs)
+        torch._dynamo.reset()
+        compiled = torch.compile(layer.forward, backend="eager", fullgraph=True)
+        assert relative_error(compiled(tokens, **kwargs), want) < 1e-5

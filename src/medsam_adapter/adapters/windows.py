@@ -68,9 +68,10 @@ def offset_views(products: Tensor, side: int, first_row: int = 0) -> tuple[Tenso
 
     Offsets between query and key are not gathered: each query meets the whole table once, and a view that starts one
     entry earlier for each row (column) of queries picks the right ones: twice (U, y, x, n). y counts from `first_row`.
+    The products must be a tensor of their own, which starts where its memory starts.
     """
     unit, row, column, one = products.stride()
-    shape, start = (*products.shape[:3], side), products.storage_offset() + side - 1
+    shape, start = (*products.shape[:3], side), side - 1
     rows = products.as_strided(shape, (unit, row - one, column, one), start - first_row)
     return rows, products.as_strided(shape, (unit, row, column - one, one), start + 2 * side - 1)
 
