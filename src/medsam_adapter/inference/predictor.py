@@ -175,6 +175,10 @@ class MSAPredictor:
         should_stop: Callable[[], bool] | None = None,
     ) -> np.ndarray:
         """Logits (n, D, H, W) on the file's grid for n objects prompted in the file frame."""
+        with encoded.embeddings.in_front():
+            return self._predict_objects(encoded, prompts, carry, rules, progress, should_stop)
+
+    def _predict_objects(self, encoded, prompts, carry, rules, progress, should_stop) -> np.ndarray:
         anchors = [self.decode_prompted_slices(encoded, prompt) for prompt in prompts]
         if carry:
             logits = carry_masks(self.model, encoded.embeddings, anchors, rules, progress, should_stop)

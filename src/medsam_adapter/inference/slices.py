@@ -8,9 +8,10 @@ Shapes: D slices, S side of the model frame, C embedding width, g grid side.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -95,17 +96,26 @@ class SliceEmbeddings:
     def __getitem__(self, slices: slice | Sequence[int]) -> Tensor:
         """(n, C, g, g) of these slices."""
         indices = range(*slices.indices(len(self))) if isinstance(slices, slice) else [int(z) for z in slices]
-        self._count_asking(1)  # the background waits for whoever clicks
-        try:
+        with self.in_front():
             for number in dict.fromkeys(z // self.chunk_slices for z in indices):
                 self._encode(number)
-        finally:
-            self._count_asking(-1)
         return torch.stack([self._chunks[z // self.chunk_slices][z % self.chunk_slices] for z in indices])
 
-    def _count_asking(self, change: int) -> None:
+    @contextlib.contextmanager
+    def in_front(self) -> Iterator[None]:
+        """Inside, the background rests; it is waited for until the chunk at hand is done.
+
+        Two computations at once share a CPU's cores so badly that both take many times as long.
+        """
         with self._counting:
-            self._asked_for += change
+            self._asked_for += 1
+        try:
+            with self._encoding:
+                pass
+            yield
+        finally:
+            with self._counting:
+                self._asked_for -= 1
 
     @property
     def num_encoded(self) -> int:
