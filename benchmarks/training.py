@@ -1,4 +1,4 @@
-"""One training step: encoder, decoder with a click for one object, loss, backward pass, optimizer; bf16."""
+"""One training step: encoder, decoder with a click for one object, loss, backward pass, optimizer."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Step:
         is_plain: transformers' unmodified attention.
         has_bf16_base: the encoder's frozen weights lie in bf16, not in fp32.
         last_blocks: only so many encoder blocks get adapters, counted from the end; None for all.
+        is_fp32: everything in fp32, without autocast.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Step:
     has_bf16_base: bool = False
     is_checkpointed: bool = False
     last_blocks: int | None = None
+    is_fp32: bool = False
 
 
 STEPS = (
@@ -42,6 +44,7 @@ STEPS = (
     Step("fast, frozen bf16", has_bf16_base=True),
     Step("fast, frozen bf16, checkpointing", has_bf16_base=True, is_checkpointed=True),
     Step("fast, frozen bf16, last 4 blocks", has_bf16_base=True, last_blocks=4),
+    Step("fast, fp32", is_fp32=True),
 )
 
 
@@ -59,7 +62,7 @@ def _training_contender(settings: Settings, step: Step) -> Contender:
         def call() -> Tensor:
             attention = plain_attention() if step.is_plain else contextlib.nullcontext()
             # As in training/loop.py the backward pass lies inside autocast.
-            with attention, torch.autocast(settings.device.type, torch.bfloat16):
+            with attention, torch.autocast(settings.device.type, torch.bfloat16, enabled=not step.is_fp32):
                 loss = model(**batch).loss
                 loss.backward()
                 optimizer.step()

@@ -201,6 +201,18 @@ def test_a_hooked_attention_is_called(tiny_base):
     assert called == ["attn", "lin1"]
 
 
+@pytest.mark.parametrize("place", [{}, {"encoder_layers": [2]}], ids=["adapted block", "frozen block"])
+def test_what_a_hook_has_seen_stays_as_it_was(tiny_base, place):
+    """Sums are made in place; a tensor that somebody keeps must not be among them."""
+    model, kept = MSAModel.from_base(tiny_base, MSAAdapterConfig(**place)), []
+    block = model.vision_encoder.layers[0]
+    block = getattr(block, "base_layer", block)
+    for module in (block.mlp, block.mlp.lin2, block.attn.proj):
+        module.register_forward_hook(lambda _, inputs, out: kept.append((out, out.detach().clone())))
+    model.get_image_embeddings(torch.randn(1, 3, 64, 64))
+    assert len(kept) == 3 and all(torch.equal(out, copy_) for out, copy_ in kept)
+
+
 def test_models_on_the_fast_path_pickle_and_copy(tiny_base, randomise):
     model = randomise(MSAModel.from_base(tiny_base, MSAAdapterConfig())).requires_grad_(False)
     pixels = torch.randn(1, 3, 64, 64)

@@ -19,6 +19,8 @@ _has_onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn,
 
 def linear(layer: nn.Module, hidden_states: Tensor) -> Tensor:
     """`layer(hidden_states)`, (..., C) -> (..., C'); gradients as there."""
+    if is_hooked(layer):
+        return layer(hidden_states).clone()  # a hook may have kept it, and callers add to what they get here
     if not _is_plain(layer, hidden_states):
         return layer(hidden_states)
     needs_weight_gradient = any(p.requires_grad for p in layer.parameters())
@@ -33,9 +35,9 @@ def linear(layer: nn.Module, hidden_states: Tensor) -> Tensor:
 
 def feed_forward(mlp: nn.Module, hidden_states: Tensor) -> Tensor:
     """`mlp(hidden_states)` of a `SamMLPBlock`; without gradients its GELU is applied within the first product."""
-    if type(mlp) is not SamMLPBlock:
-        return mlp(hidden_states)
-    is_gelu = type(mlp.act) is GELUActivation and mlp.act.act is F.gelu
+    if type(mlp) is not SamMLPBlock or is_hooked(mlp):
+        return mlp(hidden_states).clone()  # as in `linear`
+    is_gelu = type(mlp.act) is GELUActivation and mlp.act.act is F.gelu and not is_hooked(mlp.lin1)
     needs_gradient = torch.is_grad_enabled() and (
         hidden_states.requires_grad or any(p.requires_grad for p in mlp.parameters())
     )
@@ -79,7 +81,6 @@ def _is_plain(layer: nn.Module, hidden_states: Tensor) -> bool:
     return (
         may_use_onednn(hidden_states)
         and type(layer) is nn.Linear  # a layer that another PEFT method has wrapped does more
-        and not is_hooked(layer)
         and layer.weight.dtype == hidden_states.dtype
     )
 
