@@ -105,7 +105,7 @@ def measure_training(settings: Settings) -> Table:
     timings = settings.interleave("training", contenders)
     sizes = added_memories(settings, "training", contenders)
     baseline = min((step.name for step in STEPS if step.is_plain), key=timings.median)
-    title = f"Training step, {settings.small} px, batch {settings.batch}, bf16 autocast"
+    title = f"Training step, {settings.small} px, batch {settings.batch}, bf16 autocast but for the last row"
     table = Table(title, ["step", "s", "speed-up", "MB added", "of the baseline's"])
     table.keep(timings)
     for name, size in sizes.items():
