@@ -73,7 +73,8 @@ def test_in_the_background(model, pixels):
     torch.testing.assert_close(embeddings[:], encode_volume(model, pixels, 3))
 
 
-def test_whoever_clicks_goes_first_and_closing_stops(model, pixels):
+@pytest.mark.parametrize("what", ["a click", "closing"])
+def test_whoever_clicks_goes_first_and_closing_stops(model, pixels, what):
     """While the background is held in its first chunk, a click's chunk is encoded next; after close nothing is."""
     started, go_on, order = threading.Event(), threading.Event(), []
 
@@ -87,16 +88,15 @@ def test_whoever_clicks_goes_first_and_closing_stops(model, pixels):
     embeddings = SliceEmbeddings(model, SLICES, source, 3, sees_neighbours=True)
     embeddings.encode_rest_in_background(0)
     started.wait(60)
-    clicked = threading.Thread(target=lambda: embeddings[[9]])
-    clicked.start()
-    while not embeddings._asked_for:
+    other = threading.Thread(target=embeddings.close if what == "closing" else lambda: embeddings[[9]])
+    other.start()
+    while not (embeddings._asked_for or embeddings._is_closed):
         pass
     go_on.set()
-    clicked.join(60)
+    other.join(60)
+    assert order[:2] == [0, 9] if what == "a click" else order == [0]
     embeddings.close()
-    assert order[:2] == [0, 9]
-    done = list(order)
-    assert not embeddings._background.is_alive() and order == done
+    assert not embeddings._background.is_alive()
 
 
 def test_another_adapter_between_two_clicks_is_refused(model, pixels):
