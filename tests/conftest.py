@@ -109,6 +109,30 @@ def tiny_base(tiny_sam, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory):
+    """Folder of a CLIP text model with random weights and a tokenizer made here; 24 tokens fit its window."""
+    import torch
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    from medsam_adapter.pretraining.text_model import make_tokenizer
+
+    folder = tmp_path_factory.mktemp("text") / "tiny-clip"
+    tokenizer = make_tokenizer(["the spleen", "the liver", "Where is the left kidney?"], vocabulary=300)
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, projection_dim=12, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=24, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = CLIPTextModelWithProjection(config)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def randomise():
     """randomise(model, seed=1, std=0.1, only="msa_adapter_"): random weights for each adapter, as after training."""
     import torch

@@ -1,4 +1,4 @@
-"""Names of SAM backbones: Hub ids, folders, and the one that ships with the package."""
+"""Names of backbones and text models: Hub ids, folders, and the small ones that ship with the package."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from pathlib import Path
 
 EMBEDDED = {"sam-tiny": Path(__file__).parent / "assets" / "sam-tiny"}
 """Backbones inside the package, small enough to ship; trained on synthetic scenes only (see hub_configs/sam-tiny)."""
+
+EMBEDDED_TEXT_MODELS = {"clip-tiny": Path(__file__).parent / "assets" / "clip-tiny"}
+"""Text models inside the package; clip-tiny knows the words of the bank of texts only (see hub_configs/clip-tiny)."""
+
+
+def resolve_text_model(name: str) -> str:
+    """What transformers opens for a text model: a shipped one's folder, else the name as it is."""
+    return str(EMBEDDED_TEXT_MODELS.get(name, name))
 
 
 def resolve_base(name: str | Path) -> str:

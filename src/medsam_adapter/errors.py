@@ -65,3 +65,13 @@ class CheckpointError(MSAInputError):
 
 class MergeNotSupportedError(MSAError, NotImplementedError):
     """MSA adapters have a non-linearity between their two projections, so no weight matrix equals base + adapter."""
+
+
+def no_text_prompts() -> PromptError:
+    """The error of a model that takes no texts."""
+    return PromptError(
+        "this model takes no text prompts",
+        expected="an adapter trained with them (use_text)",
+        found="none that is active",
+        hint="prompt with points or boxes, or train with prompts.text above 0",
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,11 +26,12 @@ from medsam_adapter.adapters.tuner import register_peft_method
 from medsam_adapter.adapters.vision_layer import volume_chunk
 from medsam_adapter.backbones import base_name, resolve_base
 from medsam_adapter.configuration_msa import MSAConfig
-from medsam_adapter.errors import CheckpointError, PromptError
+from medsam_adapter.errors import CheckpointError, PromptError, no_text_prompts
 from medsam_adapter.frozen_features import finish_encoding
 from medsam_adapter.image_size import set_image_size
 from medsam_adapter.losses import bce_loss, dice_loss
 from medsam_adapter.prompts.decode import decode_masks
+from medsam_adapter.prompts.text import embed_objects
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "proxies")
 
@@ -254,6 +256,12 @@ class MSAModel(SamModel):
         finally:
             self._hf_peft_config_loaded, self.config.adapter_configs = had, None
 
+    @property
+    def text_model(self) -> str | None:
+        """Name of the text model whose embeddings the active adapter takes; None if it takes no texts."""
+        active = self.active_adapters() if self._hf_peft_config_loaded else []
+        return next((self.peft_config[name].text_model for name in active if self.peft_config[name].use_text), None)
+
     # -- using ---------------------------------------------------------------------------------------------------------
 
     def encode(
@@ -297,6 +305,7 @@ class MSAModel(SamModel):
         input_labels: Tensor | None = None,
         input_boxes: Tensor | None = None,
         input_masks: Tensor | None = None,
+        input_texts: Tensor | Sequence[str] | Sequence[Sequence[str]] | None = None,
         image_embeddings: Tensor | None = None,
         multimask_output: bool = False,
         labels: Tensor | None = None,
@@ -312,6 +321,8 @@ class MSAModel(SamModel):
             input_labels: (B, P, K) or (B, D, P, K): 1 object, 0 ground, -1 no point; all 1 by default.
             input_boxes: (B, P, 4) or (B, D, P, 4), x0 y0 x1 y1 in the model frame.
             input_masks: (B, P, h, w) or (B, D, P, h, w), logits.
+            input_texts: sentences, for each image a list with one for each object (`["the spleen"]` for one image), or
+                their embeddings (B, P, W) or (B, D, P, W); needs an adapter with text prompts.
             multimask_output: three masks rather than one (M).
             labels: (B, P, H, W) or (B, D, P, H, W), the targets; gives `loss` = Dice + BCE, of the best of M masks.
             slice_mask: (B, D) bool, False for slices that only fill up a volume; they do not count in the loss.
@@ -328,9 +339,13 @@ class MSAModel(SamModel):
         embeddings = self.encode(pixel_values, slice_mask) if image_embeddings is None else image_embeddings
         is_volume = embeddings.ndim == 5
         lead = embeddings.shape[:-3]
+        if input_texts is not None and not isinstance(input_texts, Tensor):
+            if self.text_model is None:
+                raise no_text_prompts()
+            input_texts = embed_objects(input_texts, lead[0], self.text_model).to(embeddings.device)
         prompts = {
             "input_points": (input_points, 3), "input_labels": (input_labels, 2),
-            "input_boxes": (input_boxes, 2), "input_masks": (input_masks, 3),
+            "input_boxes": (input_boxes, 2), "input_masks": (input_masks, 3), "input_texts": (input_texts, 2),
         }  # fmt: skip
         if all(value is None for value, _ in prompts.values()):
             side = float(self.config.vision_config.image_size - 1)

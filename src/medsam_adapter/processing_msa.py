@@ -21,8 +21,9 @@ from medsam_adapter.configuration_msa import MSAConfig
 from medsam_adapter.data.geometry import Letterbox, Turn, to_tensor
 from medsam_adapter.data.intensity import check_mode, to_unit
 from medsam_adapter.data.sample import Scan
-from medsam_adapter.errors import DataError, PromptError
+from medsam_adapter.errors import DataError, PromptError, no_text_prompts
 from medsam_adapter.prompts.clicks import PADDING
+from medsam_adapter.prompts.text import embed_objects
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -38,6 +39,7 @@ class MSAProcessor(BaseImageProcessor):
         orientation: where x, y and z of a volume with an affine point, e.g. "LPS" for axial slices; "file" leaves the
             file's own axes.
         image_mean, image_std: normalisation of values in [0, 1], SAM's by default.
+        text_model: name of the text model that sentences are embedded with; None takes no texts.
     """
 
     model_input_names = ["pixel_values"]
@@ -51,6 +53,7 @@ class MSAProcessor(BaseImageProcessor):
         orientation: str = "LPS",
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
+        text_model: str | None = None,
         **kwargs,
     ):
         kwargs.pop("processor_class", None), kwargs.pop("image_processor_type", None)
@@ -62,10 +65,12 @@ class MSAProcessor(BaseImageProcessor):
         self.intensity, self.orientation = intensity, orientation
         self.window_hu = None if window_hu is None else [float(v) for v in window_hu]
         self.image_mean, self.image_std = list(image_mean), list(image_std)
+        self.text_model = text_model
 
     @classmethod
     def from_model(cls, model, **kwargs) -> MSAProcessor:
-        """A processor for a model's image size."""
+        """A processor for a model's image size and text model."""
+        kwargs.setdefault("text_model", getattr(model, "text_model", None))
         return cls(image_size=model.config.vision_config.image_size, **kwargs)
 
     # -- images --------------------------------------------------------------------------------------------------------
@@ -148,6 +153,7 @@ class MSAProcessor(BaseImageProcessor):
         input_points: Sequence | None = None,
         input_labels: Sequence | None = None,
         input_boxes: Sequence | None = None,
+        input_texts: Sequence[str] | Sequence[Sequence[str]] | None = None,
         kind: str | None = None,
         return_tensors: str = "pt",
     ) -> BatchFeature:
@@ -159,12 +165,14 @@ class MSAProcessor(BaseImageProcessor):
                 pixels of the source; a point outside the image is an error.
             input_labels: for each image, for each object: 1 object, 0 ground; all 1 by default.
             input_boxes: for each image a list of boxes x0 y0 x1 y1, for volumes followed by z.
+            input_texts: for each image a list of sentences, one for each object; `["the spleen"]` for one image.
             kind: "image" or "volume" where a shape leaves it open.
 
         Returns:
             pixel_values (B, 3, S, S) or (B, D, 3, S, S); input_points (B, P, K, 2) or (B, D, P, K, 2) with
-            input_labels, filled up with label -1; input_boxes (B, P, 4) or (B, D, P, 4); original_sizes and
-            reshaped_input_sizes (B, 2); slice_mask (B, D) for volumes.
+            input_labels, filled up with label -1; input_boxes (B, P, 4) or (B, D, P, 4);
+            input_texts (B, P, W), embeddings; original_sizes and reshaped_input_sizes (B, 2); slice_mask (B, D) for
+            volumes.
         """
         if return_tensors != "pt":
             raise DataError("only PyTorch tensors are made", expected='return_tensors="pt"', found=repr(return_tensors))
@@ -193,6 +201,10 @@ class MSAProcessor(BaseImageProcessor):
             data["input_points"], data["input_labels"] = points, labels
         if input_boxes is not None:
             data["input_boxes"] = self._boxes(input_boxes, sources, boxes_of, depth)
+        if input_texts is not None:
+            if self.text_model is None:
+                raise no_text_prompts()
+            data["input_texts"] = embed_objects(input_texts, len(sources), self.text_model)
         return BatchFeature(data=data)
 
     # -- prompts -------------------------------------------------------------------------------------------------------

@@ -7,14 +7,15 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 
-from medsam_adapter import MSAModel, MSAPredictor
+from medsam_adapter import MSAAdapterConfig, MSAModel, MSAPredictor
 from medsam_adapter.data.phantom import write_phantom_dataset
 from medsam_adapter.errors import CheckpointError, DataError, MSAError, RecipeError
 from medsam_adapter.evaluation.evaluate import evaluate
 from medsam_adapter.training import loop
 from medsam_adapter.training.recipe import make_recipe
-from medsam_adapter.training.setup import open_data
+from medsam_adapter.training.setup import make_model, open_data
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +178,33 @@ def test_a_feature_cache_that_cannot_help_is_refused(phantoms, tiny_base, tmp_pa
         loop.train(useless, show_progress=False)
     with pytest.raises(RecipeError, match="augment"):
         make_recipe({"data": {"feature_cache": "features"}})
+
+
+def test_training_goes_on_from_an_adapter_as_base(phantoms, tiny_base, finished, tmp_path):
+    """`--base RUN`: the new adapter has RUN's form and starts from its weights, on RUN's base."""
+    made = recipe(phantoms, tiny_base, tmp_path / "further", epochs=1, learning_rate=0.0)
+    made.model.base, made.model.adapter = str(finished), {}
+    loop.train(made, show_progress=False)
+    old, new = (load_file(f / "adapter_model.safetensors") for f in (finished, tmp_path / "further"))
+    assert old.keys() == new.keys() and all(torch.equal(old[k], new[k]) for k in old)
+    stored = json.loads((tmp_path / "further" / "adapter_config.json").read_text())
+    assert stored["base_model_name_or_path"] == str(tiny_base) and stored["bottleneck_ratio"] == 0.25
+    made.model.adapter = {"bottleneck_ratio": 0.5}
+    with pytest.raises(CheckpointError, match="another form"):
+        loop.train(made, show_progress=False)
+
+
+def test_an_adapter_as_base_may_lack_parts(phantoms, tiny_base, tmp_path):
+    """Encoder adapters, as self-supervised pre-training makes them; decoder adapters start at zero."""
+    model = MSAModel.from_base(tiny_base, MSAAdapterConfig(use_decoder=False, bottleneck_ratio=0.25))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.constant_(parameter, 0.01)
+    model.save_pretrained(tmp_path / "encoder")
+    made = recipe(phantoms, tiny_base, tmp_path / "run")
+    made.model.base, made.model.adapter = str(tmp_path / "encoder"), {"use_decoder": True}
+    got = dict(make_model(made, open_data(made.data).dataset).named_parameters())
+    encoder = [value for name, value in got.items() if "msa_adapter_" in name and name.startswith("vision_encoder")]
+    ups = [v for name, v in got.items() if name.startswith("mask_decoder") and ".up." in name and "msa_adapter" in name]
+    assert encoder and all((value == 0.01).all() for value in encoder)
+    assert ups and all((value == 0).all() for value in ups)

@@ -57,6 +57,13 @@ class MSAAdapterConfig(PeftConfig):
         default=False,
         metadata={"help": "Train the whole mask decoder (as the official code does) in place of decoder adapters."},
     )
+    use_text: bool = field(default=False, metadata={"help": "Text prompts: a projection of a text model's embeddings."})
+    text_model: str = field(
+        default="openai/clip-vit-base-patch16",
+        metadata={"help": "Frozen CLIP text model: Hub id, folder, or clip-tiny, which ships with the package."},
+    )
+    text_width: int = field(default=512, metadata={"help": "Width of the text model's embeddings."})
+    text_tokens: int = field(default=1, metadata={"help": "Prompt tokens that a sentence becomes."})
     target_modules: Optional[Union[list[str], str]] = field(
         default=None, metadata={"help": "Made from use_*; see above."}
     )
@@ -75,6 +82,10 @@ class MSAAdapterConfig(PeftConfig):
             raise ValueError(f"bottleneck_ratio must lie in (0, 4], found {self.bottleneck_ratio}")
         if self.num_slices < 1:
             raise ValueError(f"num_slices must be at least 1, found {self.num_slices}")
+        if self.text_width < 1 or self.text_tokens < 1:
+            raise ValueError(
+                f"text_width and text_tokens must be at least 1, found {self.text_width} and {self.text_tokens}"
+            )
         if self.hyper_depth < 1:
             raise ValueError(f"hyper_depth must be at least 1, found {self.hyper_depth}")
         if self.prompt_fusion not in PROMPT_FUSIONS:
@@ -98,8 +109,10 @@ class MSAAdapterConfig(PeftConfig):
             parts.append(rf"vision_encoder\.layers\.{_numbers(self.encoder_layers)}")
         if self.use_decoder:
             parts.append(rf"mask_decoder\.transformer\.layers\.{_numbers(self.decoder_layers)}")
+        if self.use_text:
+            parts.append("prompt_encoder")
         if not parts:
-            raise ValueError("there is nothing to adapt: switch on use_encoder or use_decoder")
+            raise ValueError("there is nothing to adapt: switch on use_encoder, use_decoder or use_text")
         return rf"(.*\.)?({'|'.join(parts)})"
 
 

@@ -13,7 +13,7 @@ from peft import PeftConfig, inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers.utils import cached_file
 
 from medsam_adapter.adapters.config import MSAAdapterConfig
@@ -74,18 +74,7 @@ def load_adapter_weights(model: nn.Module, name: str, config: MSAAdapterConfig, 
     Raises:
         CheckpointError: missing or unreadable file, missing or unexpected tensors, or an adapter for another width.
     """
-    try:
-        path = cached_file(name, WEIGHTS_NAME, **source)
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{WEIGHTS_NAME} cannot be read",
-            file=name,
-            expected="a safetensors file beside adapter_config.json",
-            found=str(error).splitlines()[0],
-            hint="copy or download the folder again",
-        ) from error
-    state = {key.removeprefix(KEY_PREFIX): value for key, value in tensors.items()}
+    state = _read_weights(name, **source)
     inject_adapter_in_model(config, model, adapter_name)
     expected = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
     wrong = [
@@ -104,3 +93,42 @@ def load_adapter_weights(model: nn.Module, name: str, config: MSAAdapterConfig, 
             hint="open it with the base it was trained on (base_model_name_or_path in adapter_config.json)",
         )
     set_peft_model_state_dict(model, state, adapter_name=adapter_name)
+
+
+def start_from_adapter(model: nn.Module, name: str, adapter_name: str = "default", **source) -> int:
+    """Fill a fresh adapter from another one's file, as far as that goes; what the file does not have stays fresh.
+
+    Returns:
+        the number of tensors that were filled.
+
+    Raises:
+        CheckpointError: a file that cannot be read, or a tensor in it that finds no place in the adapter.
+    """
+    state = _read_weights(name, **source)
+    own = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    lost = [key for key, value in state.items() if key not in own or own[key].shape != value.shape]
+    if lost:
+        raise CheckpointError(
+            "the adapter to start from has another form than the one to be trained",
+            file=name,
+            expected="the same model.adapter settings (bottleneck_ratio, use_depth, prompt_fusion, ...)",
+            found=f"{len(lost)} of {len(state)} tensors without a place, e.g. {lost[0]}",
+            hint="take the fields from its adapter_config.json, or leave model.adapter empty",
+        )
+    set_peft_model_state_dict(model, own | state, adapter_name=adapter_name)
+    return len(state)
+
+
+def _read_weights(name: str, **source) -> dict[str, Tensor]:
+    """The tensors of an adapter file by SamModel's names."""
+    try:
+        tensors = load_file(cached_file(name, WEIGHTS_NAME, **source))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{WEIGHTS_NAME} cannot be read",
+            file=name,
+            expected="a safetensors file beside adapter_config.json",
+            found=str(error).splitlines()[0],
+            hint="copy or download the folder again",
+        ) from error
+    return {key.removeprefix(KEY_PREFIX): value for key, value in tensors.items()}

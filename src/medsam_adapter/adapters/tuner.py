@@ -5,10 +5,11 @@ from __future__ import annotations
 import peft.mapping
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
-from transformers.models.sam.modeling_sam import SamTwoWayAttentionBlock, SamVisionLayer
+from transformers.models.sam.modeling_sam import SamPromptEncoder, SamTwoWayAttentionBlock, SamVisionLayer
 
 from medsam_adapter.adapters.config import MSAAdapterConfig, MSAPeftType
 from medsam_adapter.adapters.layer import MSALayer
+from medsam_adapter.adapters.prompt_encoder import MSAPromptEncoder
 from medsam_adapter.adapters.two_way_block import MSATwoWayBlock
 from medsam_adapter.adapters.vision_layer import MSAVisionLayer
 
@@ -36,10 +37,12 @@ class MSATuner(BaseTuner):
             wrapped: MSALayer = MSAVisionLayer(target, adapter_name, peft_config)
         elif isinstance(target, SamTwoWayAttentionBlock):
             wrapped = MSATwoWayBlock(target, adapter_name, peft_config)
+        elif isinstance(target, SamPromptEncoder):
+            wrapped = MSAPromptEncoder(target, adapter_name, peft_config)
         else:
             raise ValueError(
-                f"MSA adapters wrap SamVisionLayer and SamTwoWayAttentionBlock; {current_key} is a "
-                f"{type(target).__name__}"
+                "MSA adapters wrap SamVisionLayer, SamTwoWayAttentionBlock and SamPromptEncoder; "
+                f"{current_key} is a {type(target).__name__}"
             )
         if adapter_name not in self.active_adapters:
             wrapped.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""`msa data list | info | check | prepare`: what a data set folder must look like, what is wrong with one, sharing one.
+"""`msa data list | info | check | prepare | phantom`: what a data set must look like, what is wrong with one, sharing one.
 
 Only typer and the standard library are imported here, so that `msa --help` answers at once.
 """
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from medsam_adapter.cli.phantom import phantom_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -408,3 +410,6 @@ def _next_steps(path: Path, layout: str, summary: dict[str, Any]) -> str:
         is_ct = (summary["modality"] or "").upper().startswith("CT")
         command += f" --data.intensity {'ct:soft-tissue' if is_ct else 'percentile'}"
     return f"{command}\n      (RECIPE is a YAML file; an empty one takes every default)"
+
+
+app.command("phantom")(phantom_command)

@@ -16,10 +16,12 @@ def evaluate_command(
     part: Annotated[str, typer.Option(help="Part of the split: test, val, train or all.")] = "test",
     split: Annotated[Path | None, typer.Option(help="split.json; the run's own if left out.")] = None,
     prompts: Annotated[
-        list[str] | None, typer.Option(help="1-point, 3-points, 10-points, box, box-0.5, box-0.75.")
+        list[str] | None,
+        typer.Option(help="1-point, 3-points, 10-points, box, box-0.5, box-0.75, text, text-union, text-absent."),
     ] = None,
     per: Annotated[str, typer.Option(help="volume: prompt once and carry; slice: prompt every slice.")] = "volume",
     target: Annotated[list[str] | None, typer.Option(help="Names of labels; all if left out.")] = None,
+    bank: Annotated[Path | None, typer.Option(help="Sentences in addition to the shipped bank of texts.")] = None,
     max_cases: Annotated[int | None, typer.Option(min=1, help="Evaluate at most so many cases.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the prompts.")] = 0,
     intensity: Annotated[str | None, typer.Option(help="For models that have none saved, such as plain SAM.")] = None,
@@ -68,7 +70,7 @@ def evaluate_command(
             with bar(f"{name}, {protocol}", len(cases), "case", not as_json) as show:
                 result = evaluate(
                     predictor, dataset, cases, model_name=name, protocol=protocol, per=per, targets=target, seed=seed,
-                    progress=show, keep=keep,
+                    bank=bank, progress=show, keep=keep,
                 )  # fmt: skip
             result.settings |= {"versions": versions(), "part": part}
             alone = len(models) == len(protocols) == 1

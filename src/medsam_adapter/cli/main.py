@@ -16,6 +16,7 @@ from medsam_adapter.cli.evaluate import evaluate_command
 from medsam_adapter.cli.predict import predict_command
 from medsam_adapter.cli.pretrain import app as pretrain_app
 from medsam_adapter.cli.quickstart import quickstart_command
+from medsam_adapter.cli.texts import app as texts_app
 from medsam_adapter.cli.train import train_command
 from medsam_adapter.errors import MSAError, MSAInputError
 
@@ -34,6 +35,7 @@ app.command("evaluate")(evaluate_command)
 app.command("predict")(predict_command)
 app.add_typer(pretrain_app, name="pretrain")
 app.add_typer(data_app, name="data")
+app.add_typer(texts_app, name="texts")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,4 +1,8 @@
-"""`msa pretrain promptable RECIPE`: a backbone from nothing, on synthetic scenes."""
+"""`msa pretrain promptable RECIPE`: a backbone from nothing, on synthetic scenes.
+
+`msa pretrain ssl RECIPE [--key value]`: SAM's image encoder, self-supervised, on unlabelled pictures.
+`msa pretrain text RECIPE`: a small text model for the words of the bank of texts.
+"""
 
 from __future__ import annotations
 
@@ -27,3 +31,55 @@ def promptable(
 
     pretrain_promptable(load_promptable_recipe(recipe), output, resume, stop_after)
     typer.echo(f"backbone: {output}\nnext: msa train RECIPE --model.base {output}")
+
+
+@app.command("ssl", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def ssl(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="YAML with the fields of SslRecipe, or a folder that holds one.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")] = Path("outputs/ssl"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
+    stop_after: Annotated[int | None, typer.Option(min=1, help="End this session after so many steps.")] = None,
+) -> None:
+    """Pre-train an image encoder on unlabelled pictures: e-Mix, ShED, MAE. Any value can be given as --key VALUE."""
+    from accelerate import PartialState
+    from transformers.utils import logging
+
+    from medsam_adapter.pretraining.ssl import pretrain_ssl
+    from medsam_adapter.pretraining.ssl_recipe import load_ssl_recipe
+
+    logging.disable_progress_bar()
+    values = load_ssl_recipe(recipe, context.args)
+    result = pretrain_ssl(values, output, resume, stop_after)
+    if not PartialState().is_main_process:
+        return
+    what = "encoder" if values.train == "encoder" else "adapter"
+    typer.echo(f"{what}: {result.folder}  (step {result.step} of {values.steps}, {result.seconds / 60:.1f} min)")
+    if result.num_skipped:
+        typer.echo(f"{result.num_skipped} pictures could not be read: {result.folder / 'skipped.jsonl'} names them")
+    if result.check:
+        typer.echo("held pictures: " + ", ".join(f"{name} {value:g}" for name, value in result.check.items()))
+    if result.step < values.steps:
+        typer.echo(f"next: msa pretrain ssl {result.folder} -o {result.folder} --resume")
+    else:
+        typer.echo(f"next: msa train RECIPE --base {result.folder}")
+
+
+@app.command("text")
+def text(
+    recipe: Annotated[Path, typer.Argument(help="YAML with the fields of TextModelRecipe.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the text model.")] = Path(
+        "outputs/clip-tiny"
+    ),
+) -> None:
+    """Train a small CLIP text model on the training sentences of the bank of texts; a minute or two, offline."""
+    from medsam_adapter.cli.progress import bar
+    from medsam_adapter.pretraining.text_model import load_text_model_recipe, train_text_model
+
+    values = load_text_model_recipe(recipe)
+    with bar("training a text model", values.steps, "step") as show:
+        shares = train_text_model(values, output, show)
+    typer.echo(
+        f"text model: {output}\nsentences whose targets it names exactly: {shares['train']:.1%} of the training part, "
+        f"{shares['held_out']:.1%} of the held-out part\nnext: msa train RECIPE --prompts.text 1 --text.model {output}"
+    )

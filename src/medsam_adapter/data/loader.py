@@ -23,6 +23,7 @@ from medsam_adapter.data.layouts import Dataset
 from medsam_adapter.data.sample import Case, Sample
 from medsam_adapter.errors import DataError
 from medsam_adapter.processing_msa import MSAProcessor
+from medsam_adapter.prompts.text_sampler import TextSampler
 
 
 class FrozenFeatures(Protocol):
@@ -95,6 +96,8 @@ class PromptedDataset(TorchDataset):
         objects: P; an object is repeated where fewer are visible.
         samples_per_case: chunks drawn from each case in an epoch.
         augmentation: None for none.
+        texts: draws a sentence for each of P more objects; None for none.
+        anywhere: with texts, the share of chunks that are cut anywhere, whether they show a target or not.
     """
 
     def __init__(
@@ -107,7 +110,10 @@ class PromptedDataset(TorchDataset):
         samples_per_case: int = 1,
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        texts: TextSampler | None = None,
+        anywhere: float = 0.0,
     ):
+        self.texts, self.anywhere = texts, anywhere
         self.cases, self.processor, self.seed, self.epoch = list(cases), processor, seed, 0
         self.chunk_slices, self.mask_side, self.objects = chunk_slices, mask_side, objects
         self.samples_per_case, self.augmentation = samples_per_case, augmentation
@@ -120,7 +126,8 @@ class PromptedDataset(TorchDataset):
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
-        """pixel_values (D, 3, S, S) or frozen (D, ...), targets (D, P, h, w) in [0, 1], slice_mask (D,), case_id."""
+        """pixel_values (D, 3, S, S) or frozen (D, ...), targets (D, P, h, w) in [0, 1], slice_mask (D,), case_id; with
+        `texts` also texts (P, W) and what they mean, text_targets (D, P, h, w)."""
         case = self.cases[index % len(self.cases)]
         rng = np.random.default_rng((self.seed, self.epoch, index))
         first, count = self._chunk(case, rng)
@@ -134,28 +141,42 @@ class PromptedDataset(TorchDataset):
             shown = normalise(shown, case.resized_hw, self.processor)
         targets = self._targets(case, labels, rng)
         missing = self.chunk_slices - count
-        return {
+        item = {
             name: F.pad(shown, (0, 0, 0, 0, 0, 0, 0, missing)),
             "targets": F.pad(targets, (0, 0, 0, 0, 0, 0, 0, missing)),
             "slice_mask": torch.arange(self.chunk_slices) < count,
             "case_id": case.case_id,
         }
+        if self.texts is not None:
+            said = [self.texts.draw(self._visible(case, labels), rng) for _ in range(self.objects)]
+            meant = self._to_mask_size(torch.stack([self.texts.mask(labels, values) for values, _ in said], 1))
+            item["texts"] = self.texts.embeddings[[row for _, row in said]]
+            item["text_targets"] = F.pad(meant, (0, 0, 0, 0, 0, 0, 0, missing))
+        return item
 
     def _chunk(self, case: PreparedCase, rng: np.random.Generator) -> tuple[int, int]:
-        """First slice and number of slices of a chunk that shows a target drawn evenly."""
+        """First slice and number of slices of a chunk that shows a target drawn evenly, or of any chunk."""
         depth = len(case.image)
         count = min(depth, self.chunk_slices)
+        if self.texts is not None and rng.random() < self.anywhere:
+            return int(rng.integers(depth - count + 1)), count
         slices = case.slices_of[case.values[rng.integers(len(case.values))]]
         shown = int(slices[rng.integers(len(slices))])
         first = shown - int(rng.integers(count))
         return int(np.clip(first, 0, depth - count)), count
 
     def _targets(self, case: PreparedCase, labels: Tensor, rng: np.random.Generator) -> Tensor:
-        visible = [v for v in case.values if (labels == v).any()] or case.values
+        visible = self._visible(case, labels) or case.values
         chosen = [visible[i] for i in rng.permutation(len(visible))[: self.objects]]
         chosen += [chosen[i % len(chosen)] for i in range(self.objects - len(chosen))]
-        masks = torch.stack([labels == v for v in chosen], 1).float()
-        return F.adaptive_avg_pool2d(masks, (self.mask_side, self.mask_side))
+        return self._to_mask_size(torch.stack([labels == v for v in chosen], 1))
+
+    @staticmethod
+    def _visible(case: PreparedCase, labels: Tensor) -> list[int]:
+        return [v for v in case.values if (labels == v).any()]
+
+    def _to_mask_size(self, masks: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(masks.float(), (self.mask_side, self.mask_side))
 
 
 def normalise(image: Tensor, resized_hw: tuple[int, int], processor: MSAProcessor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -12,10 +13,13 @@ from medsam_adapter.data.geometry import Turn
 from medsam_adapter.data.layouts import Dataset
 from medsam_adapter.data.loader import target_values
 from medsam_adapter.data.sample import Case, Scan
+from medsam_adapter.errors import PromptError
 from medsam_adapter.evaluation.metrics import mask_metrics
-from medsam_adapter.evaluation.protocol import check_protocol, draw_prompt
+from medsam_adapter.evaluation.protocol import SPOKEN, check_protocol
+from medsam_adapter.evaluation.questions import questions
 from medsam_adapter.evaluation.results import CaseResult, EvaluationResult
 from medsam_adapter.inference.predictor import MSAPredictor
+from medsam_adapter.prompts.text_bank import TextBank
 from medsam_adapter.prompts.types import ObjectPrompt
 
 
@@ -41,6 +45,7 @@ def evaluate(
     per: str = "volume",
     targets: Sequence[str] | None = None,
     seed: int = 0,
+    bank: str | Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     keep: Callable[[Evaluated], None] | None = None,
 ) -> EvaluationResult:
@@ -48,52 +53,55 @@ def evaluate(
 
     Args:
         cases: those with a reference count.
-        protocol: 1-point, 3-points, 10-points, box, box-0.5, box-0.75.
+        protocol: 1-point, 3-points, 10-points, box, box-0.5, box-0.75, text, text-union, text-absent.
         per: "volume" (prompts once, masks carried) or "slice" (every slice prompted).
         targets: names of labels; all if None.
         seed: of the prompts; the prompts of a case do not depend on the other cases.
+        bank: sentences in addition to the shipped bank of texts.
         progress: called with (cases done, cases, case id).
         keep: called with each evaluated target, for pictures.
 
-    A target that a case does not show cannot be prompted: reference and prediction are both empty, and it is counted as
-    excluded.
+    A target that a case does not show cannot be clicked: reference and prediction are both empty, and it is counted as
+    excluded. It can be asked for by a sentence: an empty answer is counted as excluded, any other has Dice 0.
     """
     check_protocol(protocol, per)
     result = EvaluationResult(model_name, f"{protocol} per {per}")
     wanted = target_values(dataset, targets)
+    texts = None
+    if protocol in SPOKEN:
+        if not dataset.label_names:
+            raise PromptError(
+                "the labels have no names, so no sentence can name them", expected="named labels",
+                found="numbered objects", hint="use --prompts 1-point, or name the labels in labels.json",
+            )  # fmt: skip
+        texts = TextBank.load(bank).for_labels([n for v, n in dataset.label_names.items() if not wanted or v in wanted])
     for done, case in enumerate(cases, 1):
         sample = dataset.read(case)
         if sample.labels is None:
             continue
         turn = predictor.processor.turn_of(sample.scan)
-        labels = turn.array_to_source(sample.labels)
         names = {v: n for v, n in sample.label_names.items() if wanted is None or v in wanted}
-        present = [v for v in names if (labels == v).any()]
-        case_seed = np.frombuffer(case.case_id.encode(), np.uint8).tolist()
-        prompts = [
-            draw_prompt(labels == v, turn, protocol, per, np.random.default_rng([seed, v, *case_seed])) for v in present
-        ]
+        asked = questions(case.case_id, turn.array_to_source(sample.labels), names, turn, protocol, per, seed, texts)
+        prompts = [question.prompt for question in asked if question.prompt]
         began = time.perf_counter()
-        masks = []
-        if present:
-            encoded = predictor.encode(sample.scan)
-            masks = predictor.predict_objects(encoded, prompts, carry=per == "volume") > 0
-        seconds = (time.perf_counter() - began) / max(1, len(present))
+        masks = iter(())
+        if prompts:
+            masks = iter(predictor.predict_objects(predictor.encode(sample.scan), prompts, carry=per == "volume") > 0)
+        seconds = (time.perf_counter() - began) / max(1, len(prompts))
         empty = np.zeros(sample.labels.shape, bool)
-        for value, name in names.items():
-            shown = value in present
-            prediction = masks[present.index(value)] if shown else empty
-            reference = sample.labels == value
+        for question in asked:
+            shown = question.prompt is not None
+            prediction, reference = next(masks) if shown else empty, np.isin(sample.labels, question.values)
             row = CaseResult(
                 case.case_id,
-                "object" if dataset.instances else name,
+                "object" if dataset.instances else question.target,
                 mask_metrics(prediction, reference, sample.scan.spacing_mm),
-                prompts[present.index(value)].to_json() if shown else {},
+                question.prompt.to_json() if shown else {},
                 seconds if shown else float("nan"),
             )
             result.cases.append(row)
             if keep and shown:
-                keep(Evaluated(row, sample.scan, turn, prompts[present.index(value)], prediction, reference))
+                keep(Evaluated(row, sample.scan, turn, question.prompt, prediction, reference))
         if progress:
             progress(done, len(cases), case.case_id)
     result.settings = {

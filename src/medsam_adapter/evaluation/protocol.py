@@ -19,12 +19,15 @@ from medsam_adapter.prompts.boxes import box_with_iou, tight_box
 from medsam_adapter.prompts.clicks import interior_point, largest_component, random_point
 from medsam_adapter.prompts.types import ObjectPrompt
 
-PROTOCOLS = ("1-point", "3-points", "10-points", "box", "box-0.5", "box-0.75")
+PROTOCOLS = ("1-point", "3-points", "10-points", "box", "box-0.5", "box-0.75", "text", "text-union", "text-absent")
+SPOKEN = ("text", "text-union", "text-absent")
+"""Prompted by a sentence alone: of one target, of several (the reference is their union), of another body region (the
+reference is empty). A target that a case does not show is asked for all the same."""
 
 
-def check_protocol(name: str, per: str) -> None:
+def check_protocol(name: str, per: str = "volume") -> None:
     """Raise a `PromptError` for a protocol that does not exist."""
-    if not re.fullmatch(r"[1-9]\d*-points?|box(-0?\.\d+)?", name):
+    if name not in SPOKEN and not re.fullmatch(r"[1-9]\d*-points?|box(-0?\.\d+)?", name):
         raise PromptError("unknown kind of prompts", expected=", ".join(PROTOCOLS), found=name)
     if per not in ("slice", "volume"):
         raise PromptError("prompts are given per slice or per volume", expected="slice or volume", found=per)
@@ -36,7 +39,7 @@ def draw_prompt(target: np.ndarray, turn: Turn, protocol: str, per: str, rng: np
     Args:
         target: (D, H, W) bool in the source frame, not empty.
         turn: source frame <-> file frame.
-        protocol: see PROTOCOLS.
+        protocol: see PROTOCOLS; not one of a sentence.
         per: "volume" or "slice".
 
     Returns:

@@ -39,7 +39,9 @@ def write_card(folder: Path, results: list[EvaluationResult] | None = None) -> P
         f"# {recipe['name']}",
         "",
         f"A Medical SAM Adapter ({dimensions}, {size_mb:.1f} MB) on `{base}` that segments {', '.join(targets)}, "
-        "steered by clicks or boxes.",
+        f"steered by clicks, boxes{' or sentences' if adapter.get('use_text') else ''}.".replace(
+            ", boxes.", " or boxes."
+        ),
         "",
         "```python",
         "from medsam_adapter import MSAPredictor",
@@ -47,6 +49,7 @@ def write_card(folder: Path, results: list[EvaluationResult] | None = None) -> P
         f'predictor = MSAPredictor.from_pretrained("{folder.name}")',
         "predictor.set_volume(scan)                            # a nibabel image, or set_image for a picture",
         "mask = predictor.predict(points=[(x, y, z)])",
+        *([f'mask = predictor.predict(text="the {targets[0]}")'] if adapter.get("use_text") else []),
         "```",
         "",
         "## Numbers",
@@ -55,7 +58,8 @@ def write_card(folder: Path, results: list[EvaluationResult] | None = None) -> P
     if results:
         lines += [to_markdown(table_rows(results)), ""]
     if best["val_dice"] is not None:
-        lines += [f"Best validation Dice at one click: {best['val_dice']:.3f} (epoch {best['epoch']}).", ""]
+        prompts = recipe["run"].get("validate_prompts", "1-point")
+        lines += [f"Best validation Dice, {prompts} per volume: {best['val_dice']:.3f} (epoch {best['epoch']}).", ""]
     else:
         lines += [f"Trained for {best['epoch']} epochs without validation cases.", ""]
     lines += [

@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from medsam_adapter.backbones import resolve_base
-from medsam_adapter.data.geometry import Letterbox, Turn
+from medsam_adapter.data.geometry import Letterbox
 from medsam_adapter.data.sample import Scan
-from medsam_adapter.errors import PromptError
+from medsam_adapter.errors import PromptError, no_text_prompts
 from medsam_adapter.inference.feature_store import FeatureStore
+from medsam_adapter.inference.prompted_slices import (
+    Encoded,
+    decode_every_slice,
+    decode_prompted_slices,
+    foreground_clicks,
+)
 from medsam_adapter.inference.slices import SliceEmbeddings
 from medsam_adapter.inference.volume import CarryRules, anchors_only, carry_masks, keep_clicked
 from medsam_adapter.modeling_msa import MSAModel
-from medsam_adapter.processing_msa import MSAProcessor, check_point
-from medsam_adapter.prompts.clicks import PADDING
-from medsam_adapter.prompts.decode import decode_masks
+from medsam_adapter.processing_msa import MSAProcessor
+from medsam_adapter.prompts.text import load_text_encoder
 from medsam_adapter.prompts.types import ObjectPrompt
-
-
-@dataclass
-class Encoded:
-    """A scan at the encoder: all that further clicks need.
-
-    Attributes:
-        embeddings: (D, C, g, g), encoded when they are asked for.
-        letterbox: source slice <-> model frame.
-        turn: file frame <-> source frame.
-        shape_zyx: of the source.
-        is_picture: prompts and masks have no slice axis; a volume may have one slice, too.
-    """
-
-    embeddings: SliceEmbeddings
-    letterbox: Letterbox
-    turn: Turn
-    shape_zyx: tuple[int, int, int]
-    is_picture: bool = False
 
 
 class MSAPredictor:
@@ -134,6 +119,7 @@ class MSAPredictor:
         points: Sequence[Sequence[float]] | None = None,
         labels: Sequence[int] | None = None,
         boxes: Sequence[Sequence[float]] | None = None,
+        text: str = "",
         carry: bool = True,
         rules: CarryRules | None = None,
         return_logits: bool = False,
@@ -144,6 +130,7 @@ class MSAPredictor:
             points: (x, y) in a picture, (x, y, z) in a volume: voxels (i, j, k) of the file.
             labels: 1 object, 0 ground; all 1 by default.
             boxes: (x0, y0, x1, y1) in a picture; (x0, y0, z0, x1, y1, z1) in a volume, on one slice.
+            text: a sentence that names the object; alone, it is said of every slice.
             carry: in a volume, carry the mask to the other slices; otherwise only prompted slices get one.
             return_logits: logits on the file's grid instead of a mask.
 
@@ -158,9 +145,9 @@ class MSAPredictor:
         flat = self.encoded.is_picture
         points = [(*p, 0) if flat and len(p) == 2 else tuple(p) for p in points or []]
         boxes = [(b[0], b[1], 0, b[2], b[3], 0) if flat and len(b) == 4 else tuple(b) for b in boxes or []]
-        prompt = ObjectPrompt(points, list(labels) if labels is not None else [1] * len(points), boxes)
+        prompt = ObjectPrompt(points, list(labels) if labels is not None else [1] * len(points), boxes, text)
         logits = self.predict_objects(self.encoded, [prompt], carry, rules)[0]
-        if not flat:
+        if not flat and not prompt.is_text_alone:
             self.encoded.embeddings.encode_rest_in_background(self._first_slice(prompt))
         out = logits if return_logits else logits > 0
         return out[0] if flat else out
@@ -176,104 +163,50 @@ class MSAPredictor:
     ) -> np.ndarray:
         """Logits (n, D, H, W) on the file's grid for n objects prompted in the file frame."""
         with encoded.embeddings.in_front():
-            return self._predict_objects(encoded, prompts, carry, rules, progress, should_stop)
-
-    def _predict_objects(self, encoded, prompts, carry, rules, progress, should_stop) -> np.ndarray:
-        anchors = [self.decode_prompted_slices(encoded, prompt) for prompt in prompts]
-        if carry:
-            logits = carry_masks(self.model, encoded.embeddings, anchors, rules, progress, should_stop)
-            if not encoded.is_picture:
-                logits = np.stack(
-                    [keep_clicked(m, self._clicks(encoded, p, m.shape)) for m, p in zip(logits, prompts, strict=True)]
-                )
-        else:
-            logits = anchors_only(anchors, len(encoded.embeddings))
+            logits: list[np.ndarray | None] = [None] * len(prompts)
+            for group in _alike(prompts):
+                found = self._predict_alike(encoded, [prompts[i] for i in group], carry, rules, progress, should_stop)
+                for i, volume in zip(group, found, strict=True):
+                    logits[i] = volume
         out = []
         for volume in logits:
             source = encoded.letterbox.logits_to_source(torch.from_numpy(volume)[:, None])[:, 0].numpy()
             out.append(encoded.turn.array_to_file(source))
         return np.stack(out)
 
-    @staticmethod
-    def _clicks(encoded: Encoded, prompt: ObjectPrompt, shape: tuple[int, ...]) -> np.ndarray:
-        """(n, 3) foreground clicks (z, y, x) on the decoder's grid (D, h, w)."""
-        points = [p for p, label in zip(prompt.points, prompt.labels, strict=True) if label == 1]
-        if not points:
-            return np.zeros((0, 3), int)
-        xyz = encoded.turn.points_to_source(np.asarray(points, float))
-        scale = encoded.letterbox.image_size / shape[-1]
-        xy = (encoded.letterbox.points_to_model(xyz[:, :2]) + 0.5) / scale - 0.5
-        zyx = np.stack([xyz[:, 2], xy[:, 1], xy[:, 0]], 1).round().astype(int)
-        return np.clip(zyx, 0, np.array(shape) - 1)
+    def _predict_alike(self, encoded, prompts, carry, rules, progress, should_stop) -> np.ndarray:
+        """(n, D, h, w) logits of objects whose prompts are of one kind, so that they share the decoder's calls."""
+        texts = None
+        if prompts[0].text:
+            if self.model.text_model is None:
+                raise no_text_prompts()
+            texts = load_text_encoder(self.model.text_model)([prompt.text for prompt in prompts])
+            if prompts[0].is_text_alone:
+                return decode_every_slice(self.model, encoded.embeddings, texts, progress, should_stop)
+        anchors = [
+            decode_prompted_slices(self.model, encoded, prompt, None if texts is None else texts[i])
+            for i, prompt in enumerate(prompts)
+        ]
+        if not carry:
+            return anchors_only(anchors, len(encoded.embeddings))
+        logits = carry_masks(self.model, encoded.embeddings, anchors, rules, progress, should_stop, texts)
+        if encoded.is_picture:
+            return logits
+        return np.stack(
+            [
+                keep_clicked(volume, foreground_clicks(encoded, prompt, volume.shape))
+                for volume, prompt in zip(logits, prompts, strict=True)
+            ]
+        )
 
     def _first_slice(self, prompt: ObjectPrompt) -> int:
         """The slice of the source that a prompt starts on."""
         return int(round(self.encoded.turn.points_to_source((prompt.points + [b[:3] for b in prompt.boxes])[0])[2]))
 
-    @torch.no_grad()
-    def decode_prompted_slices(self, encoded: Encoded, prompt: ObjectPrompt) -> dict[int, np.ndarray]:
-        """{slice of the source: logits (h, w)} for the slices of one object that hold a click or a box."""
-        by_slice: dict[int, dict] = {}
-        if not prompt.points and not prompt.boxes:
-            raise PromptError(
-                "there is no prompt", expected="a point or a box", found="none", hint="click into the object"
-            )
-        if len(prompt.points) != len(prompt.labels):
-            raise PromptError(
-                "each point has one label", expected=f"{len(prompt.points)} labels", found=str(len(prompt.labels)),
-                hint="1 is the object, 0 the ground",
-            )  # fmt: skip
-        for point, label in zip(prompt.points, prompt.labels, strict=True):
-            # Checked in the file frame, so that an error speaks of the numbers that were given.
-            check_point(_three(point), encoded.turn.shape_ijk[::-1], True)
-            xyz = encoded.turn.points_to_source(point)
-            entry = by_slice.setdefault(int(round(xyz[2])), {"points": [], "labels": [], "box": None})
-            entry["points"].append(encoded.letterbox.points_to_model(xyz[:2]))
-            entry["labels"].append(int(label))
-        for box in prompt.boxes:
-            if len(box) != 6:
-                raise PromptError(
-                    "a box of a volume has six numbers", expected="x0, y0, z0, x1, y1, z1",
-                    found=", ".join(f"{v:g}" for v in box), hint="both corners lie on one slice",
-                )  # fmt: skip
-            corners = np.asarray(box, float).reshape(2, 3)
-            last = np.array(encoded.turn.shape_ijk) - 1
-            if not ((corners >= 0) & (corners <= last)).all():
-                raise PromptError(
-                    "a box does not fit the image: a corner lies outside",
-                    expected=", ".join(f"0 <= {name} <= {most}" for name, most in zip("xyz", last, strict=True)),
-                    found=", ".join(f"{v:g}" for v in box), hint="boxes are x0, y0, z0, x1, y1, z1, counted from 0",
-                )  # fmt: skip
-            corners = encoded.turn.points_to_source(corners)
-            low, high = corners.min(0), corners.max(0)
-            flat = np.array([*low[:2], *high[:2]])
-            if low[2] != high[2]:
-                raise PromptError("a box lies on one slice", expected="two corners of one slice", found=str(tuple(box)))
-            entry = by_slice.setdefault(int(low[2]), {"points": [], "labels": [], "box": None})
-            entry["box"] = encoded.letterbox.boxes_to_model(flat)
-        if not any(1 in entry["labels"] or entry["box"] is not None for entry in by_slice.values()):
-            raise PromptError("only background clicks", expected="a foreground click or a box", found="none")
-        out = {}
-        for z, entry in by_slice.items():
-            device = encoded.embeddings.device
-            points = entry["points"] or [np.zeros(2, np.float32)]
-            logits, _ = decode_masks(
-                self.model,
-                encoded.embeddings[z : z + 1],
-                input_points=torch.tensor(np.stack(points), device=device)[None, None],
-                input_labels=torch.tensor(entry["labels"] or [PADDING], device=device)[None, None],
-                input_boxes=None if entry["box"] is None else torch.tensor(entry["box"], device=device)[None, None],
-            )
-            out[z] = logits[0, 0, 0].float().cpu().numpy()
-        return out
 
-
-def _three(point: Sequence[float]) -> np.ndarray:
-    if len(point) != 3:
-        raise PromptError(
-            "a point of a volume has three numbers",
-            expected="x, y, z",
-            found=", ".join(f"{v:g}" for v in point),
-            hint="z is the slice, counted from 0",
-        )
-    return np.asarray(point, float)
+def _alike(prompts: Sequence[ObjectPrompt]) -> list[list[int]]:
+    """Indices of the prompts: those of text alone, those with text, those without."""
+    groups: dict[tuple[bool, bool], list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        groups.setdefault((bool(prompt.text), prompt.is_text_alone), []).append(i)
+    return list(groups.values())

@@ -68,6 +68,7 @@ def carry_masks(
     rules: CarryRules | None = None,
     progress: Callable[[int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    texts: Tensor | None = None,
 ) -> np.ndarray:
     """Masks on all slices from masks on some.
 
@@ -77,6 +78,7 @@ def carry_masks(
         rules: when to stop.
         progress: called with the number of slices decoded so far.
         should_stop: asked before each step; what is done so far is returned.
+        texts: (n, W) embeddings of the sentences that name the objects, said again on each slice.
 
     Returns:
         (n, D, h, w) logits, `NOTHING` where the object does not reach.
@@ -99,7 +101,8 @@ def carry_masks(
     walkers = [w for w in walkers if w.position != w.last]
     while walkers and not (should_stop and should_stop()):
         positions = [w.position + w.step for w in walkers]
-        prompts = carried_prompts(np.stack([w.logits for w in walkers]), stride)
+        spoken = None if texts is None else texts[[w.target for w in walkers]]
+        prompts = carried_prompts(np.stack([w.logits for w in walkers]), stride, spoken)
         logits, _ = decode_masks(model, embeddings[positions], **prompts.tensors(embeddings.device, (-1, 1)))
         going = []
         for walker, z, new in zip(walkers, positions, logits[:, 0, 0].float().cpu().numpy(), strict=True):

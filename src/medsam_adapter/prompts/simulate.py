@@ -13,7 +13,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from medsam_adapter.prompts.boxes import jittered_box
+from medsam_adapter.prompts.boxes import box_with_iou, jittered_box, tight_box
 from medsam_adapter.prompts.clicks import FOREGROUND, PADDING, correction_click, interior_point, random_point
 
 
@@ -27,20 +27,43 @@ class PromptMix:
     """Two to ten clicks, drawn evenly in the target."""
     box: float = 0.15
     """A jittered box."""
+    box_75: float = 0.0
+    """A box that overlaps the target's own with IoU 0.75."""
+    box_50: float = 0.0
+    """A box that overlaps the target's own with IoU 0.5."""
     box_and_click: float = 0.05
     """A jittered box and a click."""
     neighbour: float = 0.2
     """A mask like the one of a neighbouring slice (shifted, grown or shrunk), and the point in its middle."""
+    text: float = 0.0
+    """A sentence alone."""
+    text_and_click: float = 0.0
+    """A sentence and a click."""
+
+    def draw(self, rng: np.random.Generator) -> str:
+        """One of the kinds."""
+        names, weights = zip(*vars(self).items(), strict=True)
+        return str(rng.choice(names, p=np.asarray(weights) / sum(weights)))
+
+
+SPOKEN = ("text", "text_and_click")
+"""Kinds that need a sentence for each object."""
 
 
 @dataclass
 class PromptSet:
-    """Prompts of n objects: points (n, K, 2), labels (n, K), boxes (n, 4) or None, masks (n, h, w) or None."""
+    """Prompts of n objects: points (n, K, 2), labels (n, K), boxes (n, 4), masks (n, h, w) and texts (n, W) or None."""
 
     points: np.ndarray
     labels: np.ndarray
     boxes: np.ndarray | None = None
     masks: np.ndarray | None = None
+    texts: Tensor | None = None
+
+    @classmethod
+    def of_texts(cls, texts: Tensor) -> PromptSet:
+        """Sentences alone: texts (n, W)."""
+        return cls(np.zeros((len(texts), 0, 2), np.float32), np.zeros((len(texts), 0), int), texts=texts)
 
     def tensors(self, device: torch.device, leading: tuple[int, int]) -> dict[str, Tensor | None]:
         """Arguments of `decode_masks`, n split into `leading` = (images, objects); one of the two may be -1."""
@@ -49,10 +72,11 @@ class PromptSet:
             return None if x is None else torch.as_tensor(x, dtype=dtype, device=device).reshape(*leading, *x.shape[1:])
 
         return {
-            "input_points": put(self.points, torch.float32),
-            "input_labels": put(self.labels, torch.long),
+            "input_points": put(self.points, torch.float32) if self.points.shape[1] else None,
+            "input_labels": put(self.labels, torch.long) if self.points.shape[1] else None,
             "input_boxes": put(self.boxes, torch.float32),
             "input_masks": put(self.masks, torch.float32),
+            "input_texts": put(self.texts, torch.float32),
         }
 
 
@@ -62,20 +86,20 @@ def to_model_frame(xy: np.ndarray, stride: int) -> np.ndarray:
 
 
 def opening_prompts(
-    targets: np.ndarray, stride: int, rng: np.random.Generator, mix: PromptMix | None = None
+    targets: np.ndarray, stride: int, rng: np.random.Generator, kind: str | None = None, texts: Tensor | None = None
 ) -> PromptSet:
-    """The first prompt of each target; the kind is drawn once for the batch, since one decoder call has one form.
+    """The first prompt of each target, all of one kind, since one decoder call has one form.
 
     Args:
         targets: (n, h, w) bool; an empty target gets a background click in the middle of the picture.
         stride: model-frame pixels to a mask pixel.
+        kind: a field of `PromptMix`; drawn from the default mix if None.
+        texts: (n, W), for the kinds with a sentence: its embedding for each target.
     """
-    mix = mix or PromptMix()
-    names, weights = zip(*vars(mix).items(), strict=True)
-    kind = rng.choice(names, p=np.asarray(weights) / sum(weights))
-    count = {"clicks": int(rng.integers(2, 11)), "box": 0}.get(kind, 1)
+    kind = kind or PromptMix().draw(rng)
+    count = {"clicks": int(rng.integers(2, 11)), "box": 0, "box_75": 0, "box_50": 0, "text": 0}.get(kind, 1)
     points, labels = np.zeros((len(targets), count, 2), np.float32), np.full((len(targets), count), PADDING)
-    boxes = np.zeros((len(targets), 4), np.float32) if kind in ("box", "box_and_click") else None
+    boxes = np.zeros((len(targets), 4), np.float32) if kind.startswith("box") else None
     masks = np.zeros(targets.shape, np.float32) if kind == "neighbour" else None
     for i, target in enumerate(targets):
         if not target.any():
@@ -94,10 +118,15 @@ def opening_prompts(
                 drawn[0] = interior_point(target)
             points[i], labels[i] = to_model_frame(drawn, stride), FOREGROUND
         if boxes is not None:
-            boxes[i] = to_model_frame(jittered_box(target, rng), stride)
-    if kind == "box":
+            boxes[i] = to_model_frame(_box(target, kind, rng), stride)
+    if boxes is not None and not count:
         points, labels = np.zeros((len(targets), 1, 2), np.float32), np.full((len(targets), 1), PADDING)
-    return PromptSet(points, labels, boxes, masks)
+    return PromptSet(points, labels, boxes, masks, texts if kind in SPOKEN else None)
+
+
+def _box(target: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
+    iou = {"box_75": 0.75, "box_50": 0.5}.get(kind)
+    return jittered_box(target, rng) if iou is None else box_with_iou(tight_box(target), iou, target.shape, rng)
 
 
 def neighbour_mask(target: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -131,5 +160,9 @@ def correct(
         points[i, 0] = to_model_frame(xy, stride)
     masks = np.clip(logits, -10, 10) if rng.random() < 0.8 else None
     return PromptSet(
-        np.concatenate([prompts.points, points], 1), np.concatenate([prompts.labels, labels], 1), prompts.boxes, masks
+        np.concatenate([prompts.points, points], 1),
+        np.concatenate([prompts.labels, labels], 1),
+        prompts.boxes,
+        masks,
+        prompts.texts,
     )

@@ -24,6 +24,7 @@ from medsam_adapter.data.loader import PreparedCase, PromptedDataset, collate, l
 from medsam_adapter.data.splits import save_split
 from medsam_adapter.errors import MSAError
 from medsam_adapter.evaluation.evaluate import evaluate
+from medsam_adapter.evaluation.protocol import check_protocol
 from medsam_adapter.hub.card import write_card
 from medsam_adapter.inference.predictor import MSAPredictor
 from medsam_adapter.training.checkpoint import load_checkpoint, restore_weights, save_checkpoint, trainable_state
@@ -34,6 +35,7 @@ from medsam_adapter.training.setup import (
     keep_frozen_encoder_in,
     make_model,
     make_processor,
+    make_text_sampler,
     open_data,
     open_feature_store,
 )
@@ -73,6 +75,7 @@ class _Run:
     def __init__(self, recipe: Recipe, accelerator: Accelerator, show_progress: bool):
         self.recipe, self.accelerator, self.folder = recipe, accelerator, Path(recipe.run.output)
         self.show_progress = show_progress and accelerator.is_main_process
+        check_protocol(recipe.run.validate_prompts)
         self.data = open_data(recipe.data)
         torch.manual_seed(recipe.run.seed)
         self.model = make_model(recipe, self.data.dataset)
@@ -85,6 +88,7 @@ class _Run:
             for layer in self.model.vision_encoder.layers:  # block by block: equal blocks are compiled once
                 layer.compile()
         self.store = open_feature_store(recipe, self.model)
+        self.texts = make_text_sampler(recipe, self.data.dataset, tqdm.write if self.show_progress else None)
         if (
             accelerator.device.type == "cpu"
         ):  # torch's fused attention is slower than its parts for the decoder's few tokens
@@ -155,6 +159,8 @@ class _Run:
             recipe.data.samples_per_case,
             Augmentation(self.processor.image_size, recipe.data.flip) if recipe.data.augment else None,
             recipe.run.seed,
+            self.texts,
+            recipe.text.anywhere,
         )
         return DataLoader(
             dataset, recipe.optim.batch_size, shuffle=True, collate_fn=collate, num_workers=recipe.data.workers
@@ -185,8 +191,10 @@ class _Run:
             seed = (self.recipe.run.seed, epoch, number, self.accelerator.process_index)
             with self.accelerator.accumulate(objective), self.accelerator.autocast():
                 out = objective(
-                    batch.get("pixel_values"), batch["targets"], batch["slice_mask"], seed, batch.get("frozen")
-                )
+                    batch.get("pixel_values"), batch["targets"], batch["slice_mask"], seed, batch.get("frozen"),
+                    batch.get("texts"), batch.get("text_targets"),
+                    (epoch + number / len(loader)) / self.recipe.optim.epochs,
+                )  # fmt: skip
                 if not torch.isfinite(out["loss"]):
                     raise MSAError(
                         f"the loss became {out['loss'].item()} in epoch {epoch + 1}, step {number + 1}",
@@ -207,12 +215,13 @@ class _Run:
                 if not math.isnan(value):
                     sums[key], counts[key] = sums.get(key, 0) + value, counts.get(key, 0) + 1
             means = {key: round(sums[key] / counts[key], 4) for key in sums}
-            bar.set_postfix(epoch=epoch + 1, loss=means["loss"], dice=means["dice"], best=self.best_dice, refresh=False)
+            dice = means.get("dice", means.get("dice_text"))
+            bar.set_postfix(epoch=epoch + 1, loss=means["loss"], dice=dice, best=self.best_dice, refresh=False)
             bar.update()
         return means | {"learning_rate": scheduler.get_last_lr()[0]}
 
     def _validate(self, epoch: int, bar) -> dict[str, float]:
-        """Dice at one click for each volume on the validation cases; the best adapter so far is kept."""
+        """Dice on the validation cases, at one click for each volume by default; the best adapter so far is kept."""
         dice, accelerator = math.nan, self.accelerator
         if accelerator.is_main_process:
             if self.data.val:
@@ -223,6 +232,8 @@ class _Run:
                     self.data.dataset,
                     self.data.val,
                     model_name=self.recipe.name,
+                    protocol=self.recipe.run.validate_prompts,
+                    bank=self.recipe.text.bank,
                     targets=self.recipe.data.targets,
                 )
                 dice = result.summary().overall.dice.mean

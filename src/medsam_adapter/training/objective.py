@@ -1,4 +1,4 @@
-"""What one training step computes: encode, prompt, correct, carry, and the loss of all of it.
+"""What one training step computes: encode, prompt (or say), correct, carry, and the loss of all of it.
 
 Everything happens inside one module's forward, so that DDP sees every use of a parameter (two processes drift apart
 silently otherwise). Shapes: B samples, D slices, P objects, n = B P, h = w side of the decoder's masks.
@@ -6,16 +6,58 @@ silently otherwise). Shapes: B samples, D slices, P objects, n = B P, h = w side
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medsam_adapter.losses import bce_loss, dice_loss, focal_loss, hard_dice
+from medsam_adapter.losses import bce_loss, dice_loss, emptiness_loss, focal_loss, hard_dice
 from medsam_adapter.modeling_msa import MSAModel
 from medsam_adapter.prompts.carry import carried_prompts
 from medsam_adapter.prompts.decode import decode_masks
-from medsam_adapter.prompts.simulate import PromptMix, correct, neighbour_mask, opening_prompts
-from medsam_adapter.training.recipe import LossSection, PromptSection
+from medsam_adapter.prompts.simulate import SPOKEN, PromptMix, PromptSet, correct, neighbour_mask, opening_prompts
+from medsam_adapter.training.recipe import PROMPT_KINDS, LossSection, PromptSection
+
+
+@dataclass
+class _Batch:
+    """Encoded samples and the n = B P objects to be segmented in them.
+
+    Attributes:
+        embeddings: (B, D, C, g, g).
+        soft: (n, D, h, w) in [0, 1]; `hard` the same as bool, on the CPU.
+        sample_of: (n,), the sample of each object.
+        valid: (n,), slices of its sample that are not filling.
+        stride: model-frame pixels to a mask pixel.
+        texts: (n, W) or None.
+    """
+
+    embeddings: Tensor
+    soft: Tensor
+    hard: np.ndarray
+    sample_of: np.ndarray
+    valid: np.ndarray
+    stride: int
+    texts: Tensor | None
+
+    @classmethod
+    def of(cls, embeddings, targets: Tensor, slice_mask: Tensor, image_size: int, texts: Tensor | None = None):
+        """From targets (B, D, P, h, w) and texts (B, P, W)."""
+        soft = targets.transpose(1, 2).flatten(0, 1)
+        sample_of = np.repeat(np.arange(len(targets)), targets.shape[2])
+        return cls(
+            embeddings,
+            soft,
+            (soft > 0.5).cpu().numpy(),
+            sample_of,
+            slice_mask.sum(1).cpu().numpy()[sample_of],
+            image_size // targets.shape[-1],
+            None if texts is None else texts.flatten(0, 1),
+        )
+
+    def texts_of(self, which: np.ndarray) -> Tensor | None:
+        return None if self.texts is None else self.texts[which]
 
 
 class PromptedObjective(nn.Module):
@@ -24,7 +66,7 @@ class PromptedObjective(nn.Module):
     def __init__(self, model: MSAModel, prompts: PromptSection, loss: LossSection):
         super().__init__()
         self.model, self.prompts, self.loss_weights = model, prompts, loss
-        self.mix = PromptMix(prompts.click, prompts.clicks, prompts.box, prompts.box_and_click, prompts.neighbour)
+        self.mix = PromptMix(**{name: getattr(prompts, name) for name in PROMPT_KINDS})
 
     def forward(
         self,
@@ -33,6 +75,9 @@ class PromptedObjective(nn.Module):
         slice_mask: Tensor,
         seed: tuple[int, ...],
         frozen: Tensor | None = None,
+        texts: Tensor | None = None,
+        text_targets: Tensor | None = None,
+        progress: float = 1.0,
     ) -> dict[str, Tensor]:
         """Loss and Dice of one batch.
 
@@ -42,62 +87,94 @@ class PromptedObjective(nn.Module):
             targets: (B, D, P, h, w) in [0, 1].
             slice_mask: (B, D) bool, False for slices that fill up a short volume.
             seed: of the prompts.
+            texts: (B, P, W), a sentence for each of P further objects, and `text_targets` (B, D, P, h, w), what they
+                mean; needed where the mix has kinds with a sentence.
+            progress: share of the training that is done, for the ramp of corrections.
 
         Returns:
-            loss, `dice` of prompted slices, `dice_carried` of the others (NaN for pictures).
+            loss, `dice` of prompted slices, `dice_carried` of the others (NaN where none is carried), `dice_text` of
+            slices that a sentence alone was said of (NaN where none was).
         """
         rng = np.random.default_rng(seed)
-        samples, depth, objects = targets.shape[:3]
         embeddings = self.model.encode(pixel_values, slice_mask, frozen)
-        stride = self.model.config.vision_config.image_size // targets.shape[-1]
-        soft = targets.transpose(1, 2).flatten(0, 1)  # (n, D, h, w)
-        hard = (soft > 0.5).cpu().numpy()
-        sample_of = np.repeat(np.arange(samples), objects)
-        valid = slice_mask.sum(1).cpu().numpy()[sample_of]
-        start, seen = _start_slices(hard, rng)
+        image_size = self.model.config.vision_config.image_size
+        batch = _Batch.of(embeddings, targets, slice_mask, image_size)
+        start, seen = _start_slices(batch.hard, rng)
+        kind = self.mix.draw(rng)
+        if kind not in SPOKEN and texts is not None and not seen.any():
+            kind = "text"  # slices drawn anywhere may show nothing to click on
+        if kind in SPOKEN:
+            batch = _Batch.of(embeddings, text_targets, slice_mask, image_size, texts)
+            start, seen = _start_slices(batch.hard, rng)
+            if not seen.any():  # only absent targets were named: there is nothing to click on
+                kind = "text"
+        if kind == "text":
+            return self._say(batch)
         if not seen.any():
             raise ValueError("no target is visible in any sample of this batch")
+        out = self._prompt_and_carry(batch, kind, np.flatnonzero(seen), start[seen], progress, rng)
+        if kind not in SPOKEN:  # DDP wants every trained weight in every step
+            unused = [p.sum() for n, p in self.model.named_parameters() if "msa_adapter_text" in n and p.requires_grad]
+            out["loss"] = out["loss"] + 0 * sum(unused)
+        return out
 
-        chosen, at = np.flatnonzero(seen), start[seen]
-        now, now_soft = hard[chosen, at], soft[chosen, at]
-        prompts = opening_prompts(now, stride, rng, self.mix)
-        corrections = int(rng.integers(1, self.prompts.max_corrections + 1)) if self.prompts.max_corrections else 0
-        rounds = 1 + (corrections if rng.random() < self.prompts.correction_probability else 0)
+    def _num_corrections(self, rng: np.random.Generator, progress: float) -> int:
+        prompts = self.prompts
+        count = int(rng.integers(1, prompts.max_corrections + 1)) if prompts.max_corrections else 0
+        ramp = min(1.0, progress / prompts.correction_ramp) if prompts.correction_ramp else 1.0
+        return count if rng.random() < prompts.correction_probability * ramp else 0
+
+    def _say(self, batch: _Batch) -> dict[str, Tensor]:
+        """Sentences alone, said of every slice; a slice without the target is to stay empty."""
+        which, at = np.nonzero(np.arange(batch.hard.shape[1])[None] < batch.valid[:, None])
+        logits = self._decode(batch, which, at, PromptSet.of_texts(batch.texts[which]))
+        targets = batch.soft[which, at]
+        is_empty = targets.flatten(1).amax(1) == 0
+        loss = self._loss(logits, targets) + self.loss_weights.empty * is_empty * emptiness_loss(logits)
+        return _outcome(loss.mean(), dice_text=hard_dice(logits.detach(), targets).mean())
+
+    def _prompt_and_carry(
+        self, batch: _Batch, kind: str, chosen: np.ndarray, at: np.ndarray, progress: float, rng: np.random.Generator
+    ) -> dict[str, Tensor]:
+        """Prompt the objects `chosen` on the slices `at`, correct, and carry the masks to the other slices."""
+        now, now_soft = batch.hard[chosen, at], batch.soft[chosen, at]
+        prompts = opening_prompts(now, batch.stride, rng, kind, batch.texts_of(chosen))
+        rounds = 1 + self._num_corrections(rng, progress)
         prompted_loss, dice = 0.0, None
         for number in range(rounds):
-            logits = self._decode(embeddings, sample_of[chosen], at, prompts)
+            logits = self._decode(batch, chosen, at, prompts)
             prompted_loss = prompted_loss + self._loss(logits, now_soft).mean() / rounds
             dice = hard_dice(logits.detach(), now_soft).mean() if dice is None else dice
             if number + 1 < rounds:
-                prompts = correct(prompts, logits.detach().cpu().numpy(), now, stride, rng)
+                prompts = correct(prompts, logits.detach().cpu().numpy(), now, batch.stride, rng)
         shown = logits.detach().cpu().numpy()
 
+        hard, soft = batch.hard, batch.soft
         carried_losses, carried_dice = [], []
         walkers = [(i, z, step, shown[k]) for k, (i, z) in enumerate(zip(chosen, at, strict=True)) for step in (-1, 1)]
         for _ in range(self.prompts.carry_slices):
-            walkers = [w for w in walkers if 0 <= w[1] + w[2] < valid[w[0]]]
+            walkers = [w for w in walkers if 0 <= w[1] + w[2] < batch.valid[w[0]]]
             if not walkers:
                 break
             before = np.stack([self._prompt_mask(last, hard[i, z], rng) for i, z, _, last in walkers])
             which = np.array([w[0] for w in walkers])
             at = np.array([w[1] + w[2] for w in walkers])
-            logits = self._decode(embeddings, sample_of[which], at, carried_prompts(before, stride))
+            logits = self._decode(batch, which, at, carried_prompts(before, batch.stride, batch.texts_of(which)))
             carried_losses.append(self._loss(logits, soft[which, at]))
             carried_dice.append(hard_dice(logits.detach(), soft[which, at]))
             shown = logits.detach().cpu().numpy()
             walkers = [  # the first slice without the object is learned too: it is where a walk has to end
                 (i, z + step, step, shown[k]) for k, (i, z, step, _) in enumerate(walkers) if hard[i, z + step].any()
             ]
-        loss = prompted_loss
-        if carried_losses:
-            loss = loss + self.loss_weights.carry * torch.cat(carried_losses).mean()
-        nothing = torch.full((), float("nan"), device=dice.device)
-        return {"loss": loss, "dice": dice, "dice_carried": torch.cat(carried_dice).mean() if carried_dice else nothing}
+        if not carried_losses:
+            return _outcome(prompted_loss, dice=dice)
+        loss = prompted_loss + self.loss_weights.carry * torch.cat(carried_losses).mean()
+        return _outcome(loss, dice=dice, dice_carried=torch.cat(carried_dice).mean())
 
-    def _decode(self, embeddings: Tensor, sample: np.ndarray, slices: np.ndarray, prompts) -> Tensor:
+    def _decode(self, batch: _Batch, which: np.ndarray, slices: np.ndarray, prompts: PromptSet) -> Tensor:
         """(n, h, w) logits of n objects, each on its own slice."""
-        picked = embeddings[torch.as_tensor(sample), torch.as_tensor(slices)]
-        logits, _ = decode_masks(self.model, picked, **prompts.tensors(embeddings.device, (-1, 1)))
+        picked = batch.embeddings[torch.as_tensor(batch.sample_of[which]), torch.as_tensor(slices)]
+        logits, _ = decode_masks(self.model, picked, **prompts.tensors(picked.device, (-1, 1)))
         return logits[:, 0, 0].float()
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -121,3 +198,9 @@ def _start_slices(hard: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarra
         if area.any():
             start[i] = rng.choice(len(area), p=np.sqrt(area) / np.sqrt(area).sum())
     return start, areas.any(1)
+
+
+def _outcome(loss: Tensor, **dice: Tensor) -> dict[str, Tensor]:
+    """All that a step reports; what it did not do is NaN."""
+    nothing = torch.full((), float("nan"), device=loss.device)
+    return {"loss": loss} | {name: dice.get(name, nothing) for name in ("dice", "dice_carried", "dice_text")}

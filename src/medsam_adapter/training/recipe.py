@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from medsam_adapter.errors import RecipeError
+from medsam_adapter.prompts.simulate import PromptMix
 
 
 @dataclass
@@ -70,24 +71,53 @@ class DataSection:
     """Folder for what the frozen part of the encoder makes of each image, computed once; needs augment: false."""
 
 
+PROMPT_KINDS = tuple(field.name for field in dataclasses.fields(PromptMix))
+
+
 @dataclass
 class PromptSection:
     click: float = 0.5
-    """Weight of samples that open with one click; the weights of the five kinds need not sum to 1."""
+    """Weight of steps that open with one click; the weights of all kinds need not sum to 1."""
     clicks: float = 0.1
     """Weight of two to ten clicks."""
     box: float = 0.15
     """Weight of a jittered box."""
+    box_75: float = 0.0
+    """Weight of a box that overlaps the target's own with IoU 0.75."""
+    box_50: float = 0.0
+    """Weight of a box that overlaps the target's own with IoU 0.5."""
     box_and_click: float = 0.05
     """Weight of a jittered box and a click."""
     neighbour: float = 0.2
     """Weight of a mask like the one of a neighbouring slice."""
+    text: float = 0.0
+    """Weight of a sentence alone, said of every slice; above 0 the adapter gets text prompts."""
+    text_and_click: float = 0.0
+    """Weight of a sentence and a click."""
     max_corrections: int = 2
     """Most corrective clicks after the opening prompt."""
     correction_probability: float = 0.5
     """Share of the steps with corrective clicks."""
+    correction_ramp: float = 0.0
+    """Share of the training over which correction_probability rises from 0 to its value."""
     carry_slices: int = 16
     """In volumes: farthest slice a mask is carried to, each way; 0 trains prompted slices only."""
+
+
+@dataclass
+class TextSection:
+    model: str = "openai/clip-vit-base-patch16"
+    """Frozen CLIP text model: a Hub id, a folder, or clip-tiny, which ships with the package."""
+    bank: str | None = None
+    """A YAML file of sentences, or a folder of them, in addition to the bank that ships with the package."""
+    elsewhere: float = 0.2
+    """Share of the sentences that name any label of the data set, whether the sample shows it or not."""
+    union: float = 0.15
+    """Share of the sentences that name several labels, where the bank has such."""
+    absent: float = 0.1
+    """Share of the sentences that name something of another body region: the mask is empty."""
+    anywhere: float = 0.4
+    """Share of the samples cut anywhere from a volume, whether that shows a target or not."""
 
 
 @dataclass
@@ -100,6 +130,8 @@ class LossSection:
     """Weight of the focal loss."""
     carry: float = 1.0
     """Weight of carried slices against prompted ones."""
+    empty: float = 1.0
+    """Weight of the extra loss where a sentence names what a slice does not show."""
 
 
 @dataclass
@@ -134,6 +166,8 @@ class RunSection:
     """Seed of adapter weights, data order, augmentation and prompts."""
     validate_every: int = 1
     """Epochs between validations."""
+    validate_prompts: str = "1-point"
+    """Prompts that choose the best checkpoint: 1-point, box, text, ..."""
     checkpoint_every: int = 1
     """Epochs between checkpoints."""
     tracker: str = "none"
@@ -148,9 +182,14 @@ class Recipe:
     model: ModelSection = field(default_factory=ModelSection)
     data: DataSection = field(default_factory=DataSection)
     prompts: PromptSection = field(default_factory=PromptSection)
+    text: TextSection = field(default_factory=TextSection)
     loss: LossSection = field(default_factory=LossSection)
     optim: OptimSection = field(default_factory=OptimSection)
     run: RunSection = field(default_factory=RunSection)
+
+    @property
+    def uses_text(self) -> bool:
+        return self.prompts.text > 0 or self.prompts.text_and_click > 0
 
     def to_yaml(self) -> str:
         """Every value, defaults included."""
@@ -211,6 +250,10 @@ def _check(recipe: Recipe, file) -> None:
         ("data.objects", recipe.data.objects, 1, 1000),
         ("data.samples_per_case", recipe.data.samples_per_case, 1, 10**6),
         ("optim.gradient_accumulation", recipe.optim.gradient_accumulation, 1, 10**6),
+        ("prompts.correction_probability", recipe.prompts.correction_probability, 0, 1),
+        ("prompts.correction_ramp", recipe.prompts.correction_ramp, 0, 1),
+        *((f"text.{name}", getattr(recipe.text, name), 0, 1) for name in ("elsewhere", "union", "absent", "anywhere")),
+        *((f"prompts.{name}", getattr(recipe.prompts, name), 0, 10**6) for name in PROMPT_KINDS),
     ]
     for name, value, low, high in bounds:
         if not low <= value <= high:
@@ -219,6 +262,16 @@ def _check(recipe: Recipe, file) -> None:
         raise RecipeError(
             "data.feature_cache keeps one version of each image", file=file, expected="data.augment: false",
             found="data.augment: true", hint="add --data.augment false, or leave data.feature_cache empty",
+        )  # fmt: skip
+    if not any(getattr(recipe.prompts, name) for name in PROMPT_KINDS):
+        raise RecipeError(
+            "no kind of prompt has a weight", file=file, expected=f"one of prompts.{', prompts.'.join(PROMPT_KINDS)}",
+            found="all 0",
+        )  # fmt: skip
+    if recipe.run.validate_prompts.startswith("text") and not recipe.uses_text:
+        raise RecipeError(
+            "run.validate_prompts wants texts, and the model is trained without", file=file,
+            expected="prompts.text above 0", found=f"run.validate_prompts: {recipe.run.validate_prompts}",
         )  # fmt: skip
     for name, value, choices in (
         ("optim.mixed_precision", recipe.optim.mixed_precision, ("no", "bf16", "fp16")),

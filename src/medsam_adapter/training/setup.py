@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from transformers import AutoConfig
+from transformers.utils import find_adapter_config_file
 
 from medsam_adapter.adapters.config import MSAAdapterConfig
+from medsam_adapter.adapters.files import read_adapter_config, start_from_adapter
+from medsam_adapter.backbones import resolve_base
 from medsam_adapter.data.layouts import Dataset, open_dataset
 from medsam_adapter.data.sample import Case
 from medsam_adapter.data.splits import Split, load_split, make_split
@@ -17,7 +22,16 @@ from medsam_adapter.frozen_features import num_frozen_blocks
 from medsam_adapter.inference.feature_store import FeatureStore
 from medsam_adapter.modeling_msa import MSAModel
 from medsam_adapter.processing_msa import MSAProcessor
+from medsam_adapter.prompts.text import load_text_encoder
+from medsam_adapter.prompts.text_bank import TextBank
+from medsam_adapter.prompts.text_sampler import TextSampler, TextShares
 from medsam_adapter.training.recipe import DataSection, Recipe
+
+FORM = (
+    "bottleneck_ratio", "mlp_scale", "activation", "use_encoder", "use_decoder", "encoder_layers", "decoder_layers",
+    "use_depth", "num_slices", "depth_bias", "prompt_fusion", "hyper_depth", "train_mask_decoder",
+)  # fmt: skip
+"""Fields of an adapter's configuration that its weights depend on, text prompts left out."""
 
 
 @dataclass
@@ -80,14 +94,29 @@ def make_adapter_config(fields: dict) -> MSAAdapterConfig:
 
 
 def make_model(recipe: Recipe, dataset: Dataset) -> MSAModel:
-    """The frozen base with a fresh adapter; the caller seeds torch. Raises `CheckpointError` for a base not there."""
-    targets = recipe.data.targets or list(dataset.label_names.values()) or ["object"]
-    adapter = make_adapter_config(recipe.model.adapter)
+    """The frozen base with a fresh adapter; the caller seeds torch.
+
+    Where `model.base` is itself an adapter (a run folder, e.g. of `msa pretrain ssl`), the new adapter is of its form
+    and starts from its weights; fields of `model.adapter` still count, and parts that it lacks start fresh.
+
+    Raises:
+        CheckpointError: a base that is not there, or an adapter of another form.
+    """
+    targets, start = target_names(recipe, dataset), None
+    base, fields, image_size = resolve_base(recipe.model.base), dict(recipe.model.adapter), recipe.model.image_size
     try:
-        return MSAModel.from_base(
-            recipe.model.base,
-            adapter,
-            image_size=recipe.model.image_size,
+        if find_adapter_config_file(base) is not None:
+            start, stored = base, read_adapter_config(base)
+            fields = {name: getattr(stored, name) for name in FORM} | fields
+            base = stored.base_model_name_or_path
+            image_size = image_size or AutoConfig.from_pretrained(start).vision_config.image_size
+        if recipe.uses_text:
+            width = load_text_encoder(recipe.text.model).width
+            fields |= {"use_text": True, "text_model": recipe.text.model, "text_width": width}
+        model = MSAModel.from_base(
+            base,
+            make_adapter_config(fields),
+            image_size=image_size,
             id2label={i: name for i, name in enumerate(["background", *targets])},
         )
     except MSAError:
@@ -99,6 +128,39 @@ def make_model(recipe: Recipe, dataset: Dataset) -> MSAModel:
             expected="sam-tiny, a Hub id such as facebook/sam-vit-base, or a folder with a SAM",
             found=(str(error).strip().splitlines() or [type(error).__name__])[0],
         ) from error
+    if start:
+        start_from_adapter(model, start)
+    return model
+
+
+def target_names(recipe: Recipe, dataset: Dataset) -> list[str]:
+    """Names of what is learned."""
+    return recipe.data.targets or list(dataset.label_names.values()) or ["object"]
+
+
+def make_text_sampler(recipe: Recipe, dataset: Dataset, say: Callable[[str], None] | None = None) -> TextSampler | None:
+    """What may be said of the training samples; None if the recipe trains without texts.
+
+    Args:
+        say: told of labels for which the bank has plain templates only.
+
+    Raises:
+        DataError: a bank file that breaks a rule, or instance labels, which have no names.
+    """
+    if not recipe.uses_text:
+        return None
+    if not dataset.label_names:
+        raise DataError(
+            "the labels have no names, so no sentence can name them", file=dataset.root,
+            expected="named labels", found="numbered objects" if dataset.instances else "none",
+            hint="name them in labels.json, or set prompts.text and prompts.text_and_click to 0",
+        )  # fmt: skip
+    by_name = {name: value for value, name in dataset.label_names.items()}
+    texts = TextBank.load(recipe.text.bank).for_labels(target_names(recipe, dataset))
+    for note in texts.notes:
+        (say or print)(note)
+    shares = TextShares(recipe.text.elsewhere, recipe.text.union, recipe.text.absent)
+    return TextSampler(texts, by_name, load_text_encoder(recipe.text.model), shares)
 
 
 def keep_frozen_encoder_in(model: MSAModel, dtype: torch.dtype) -> None:

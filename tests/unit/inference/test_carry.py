@@ -22,10 +22,12 @@ def decoder(monkeypatch):
     calls = []
 
     def install(truth: np.ndarray):
-        def decode(model, embeddings, input_points, input_labels, input_boxes, input_masks):
+        def decode(model, embeddings, input_points, input_labels, input_boxes, input_masks, input_texts):
             zs = embeddings[:, 0, 0, 0].long().tolist()
             assert input_points.shape == (len(zs), 1, 1, 2) and input_masks.shape == (len(zs), 1, SIDE, SIDE)
-            calls.append(SimpleNamespace(zs=zs, points=input_points, labels=input_labels, masks=input_masks))
+            calls.append(
+                SimpleNamespace(zs=zs, points=input_points, labels=input_labels, masks=input_masks, texts=input_texts)
+            )
             sure = input_masks.amax((2, 3), keepdim=True)
             answer = torch.where(torch.from_numpy(truth[zs])[:, None], sure, -sure)
             return answer[:, :, None], torch.ones(len(zs), 1, 1)
@@ -193,3 +195,14 @@ def test_islands_without_a_click_are_dropped():
     missed = keep_clicked(logits, np.array([[2, 4, 4]]))
     assert (big.sum(), small.sum(), both.sum(), (missed > 0).sum()) == (18, 4, 22, 18)
     assert (missed[3, 6:8, 6:8] == NOTHING).all() and (missed[2] == -5).all()
+
+
+def test_a_text_is_said_of_each_slice_for_its_own_object(decoder):
+    truth = np.zeros((5, SIDE, SIDE), bool)
+    truth[:, 2:6, 2:6] = True
+    embeddings, calls = decoder(truth)
+    texts = torch.tensor([[1.0], [2.0]])
+    carry_masks(MODEL, embeddings, [{0: anchor(truth, 0)}, {4: anchor(truth, 4)}], texts=texts)
+    assert calls[0].zs == [1, 3] and calls[0].texts.flatten().tolist() == [1, 2]
+    carry_masks(MODEL, embeddings, [{0: anchor(truth, 0)}])
+    assert calls[-1].texts is None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from medsam_adapter.prompts.boxes import box_iou, tight_box
 from medsam_adapter.prompts.carry import carried_prompts
 from medsam_adapter.prompts.simulate import (
     PromptMix,
@@ -18,10 +19,7 @@ from medsam_adapter.prompts.simulate import (
 
 STRIDE = 4
 KINDS = list(vars(PromptMix()))
-
-
-def only(kind: str) -> PromptMix:
-    return PromptMix(**{name: float(name == kind) for name in KINDS})
+BOXES_ALONE = ("box", "box_75", "box_50")
 
 
 @pytest.fixture
@@ -46,12 +44,12 @@ def test_centres_stay_centres():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(6))
 def test_every_opening_lies_on_its_target(targets, kind, seed):
-    got = opening_prompts(targets, STRIDE, np.random.default_rng(seed), only(kind))
+    got = opening_prompts(targets, STRIDE, np.random.default_rng(seed), kind)
     assert got.points.shape == (*got.labels.shape, 2) and len(got.points) == 3
     count = got.points.shape[1]
-    assert 2 <= count <= 10 if kind == "clicks" else count == 1
+    assert 2 <= count <= 10 if kind == "clicks" else count == (kind != "text")
     for i in (0, 1):
-        if kind == "box":
+        if kind in BOXES_ALONE:
             assert (got.labels[i] == -1).all()
         else:
             assert (got.labels[i] == 1).all()
@@ -60,7 +58,7 @@ def test_every_opening_lies_on_its_target(targets, kind, seed):
         if kind == "neighbour":
             assert got.masks[i][pixel_of(got.points[i, 0])] > 0
     assert (got.boxes is not None) == kind.startswith("box")
-    if got.boxes is not None:
+    if kind in ("box", "box_and_click"):
         for i in (0, 1):
             x0, y0, x1, y1 = (got.boxes[i] + 0.5) / STRIDE - 0.5
             rows, columns = np.flatnonzero(targets[i].any(1)), np.flatnonzero(targets[i].any(0))
@@ -71,9 +69,9 @@ def test_every_opening_lies_on_its_target(targets, kind, seed):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_empty_target_gets_no_foreground_click(targets, kind):
-    got = opening_prompts(targets, STRIDE, np.random.default_rng(0), only(kind))
+    got = opening_prompts(targets, STRIDE, np.random.default_rng(0), kind)
     assert not (got.labels[2] == 1).any()
-    if kind != "box":
+    if kind not in (*BOXES_ALONE, "text"):
         assert got.labels[2, 0] == 0 and (got.labels[2, 1:] == -1).all()
 
 
@@ -83,7 +81,7 @@ def test_the_same_seed_gives_the_same_prompts_and_the_mix_is_followed(targets):
     rng, boxes = np.random.default_rng(0), 0
     mix = PromptMix(click=3, clicks=0, box=1, box_and_click=0, neighbour=0)
     for _ in range(300):
-        boxes += opening_prompts(targets[1:], STRIDE, rng, mix).boxes is not None
+        boxes += opening_prompts(targets[1:], STRIDE, rng, mix.draw(rng)).boxes is not None
     assert 50 < boxes < 100
 
 
@@ -99,7 +97,7 @@ def test_a_neighbour_is_like_its_target(targets):
 
 
 def test_corrections_are_added_to_what_was_there(targets):
-    start = opening_prompts(targets, STRIDE, np.random.default_rng(0), only("box_and_click"))
+    start = opening_prompts(targets, STRIDE, np.random.default_rng(0), "box_and_click")
     logits = np.full((3, 32, 32), -30.0)
     logits[1] = np.where(targets[1], 30, -30)  # right already
     logits[2, 8:12, 8:12] = 30  # wrongly included
@@ -127,3 +125,22 @@ def test_tensors_have_the_decoders_form():
     got = prompts.tensors(torch.device("cpu"), (2, -1))
     assert got["input_points"].shape == (2, 3, 2, 2) and got["input_labels"].dtype == torch.long
     assert got["input_boxes"].shape == (2, 3, 4) and got["input_masks"] is None
+
+
+@pytest.mark.parametrize(("kind", "iou"), [("box_75", 0.75), ("box_50", 0.5)])
+def test_boxes_overlap_their_target_as_asked(targets, kind, iou):
+    for seed in range(5):
+        got = opening_prompts(targets[:2], STRIDE, np.random.default_rng(seed), kind)
+        for box, target in zip(got.boxes, targets[:2], strict=True):
+            assert abs(box_iou((box + 0.5) / STRIDE - 0.5, tight_box(target)) - iou) < 0.02
+
+
+def test_a_text_stays_through_corrections_and_carrying(targets):
+    texts = torch.randn(3, 5)
+    start = opening_prompts(targets, STRIDE, np.random.default_rng(0), "text", texts)
+    assert start.tensors(torch.device("cpu"), (3, 1))["input_points"] is None
+    assert start.tensors(torch.device("cpu"), (3, 1))["input_texts"].shape == (3, 1, 5)
+    further = correct(start, np.full(targets.shape, -1.0), targets, STRIDE, np.random.default_rng(0))
+    assert further.points.shape == (3, 1, 2) and further.texts is texts
+    assert carried_prompts(np.ones((3, 8, 8)), STRIDE, texts).texts is texts
+    assert opening_prompts(targets, STRIDE, np.random.default_rng(0), "click", texts).texts is None

@@ -6,7 +6,7 @@ import torch
 
 from medsam_adapter import MSAAdapterConfig, MSAModel
 from medsam_adapter.training.objective import PromptedObjective, _start_slices
-from medsam_adapter.training.recipe import LossSection, PromptSection
+from medsam_adapter.training.recipe import PROMPT_KINDS, LossSection, PromptSection
 
 
 def batch(slices=4, objects=2):
@@ -99,3 +99,95 @@ def test_start_slices_show_the_object():
     hard[0, 2, :4], hard[1, 4, 1] = True, True
     start, seen = _start_slices(hard, np.random.default_rng(0))
     assert start[:2].tolist() == [2, 4] and seen.tolist() == [True, True, False]
+
+
+# -- sentences ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def spoken(tiny_sam):
+    """An objective of one kind of prompt on a model with texts of width 6."""
+
+    def make(**weights):
+        config = MSAAdapterConfig(use_depth=True, num_slices=4, bottleneck_ratio=0.25, use_text=True, text_width=6)
+        model = MSAModel.from_base(tiny_sam(), config)
+        none = dict.fromkeys(PROMPT_KINDS, 0.0)
+        return PromptedObjective(model, PromptSection(**{**none, **weights}), LossSection())
+
+    return make
+
+
+def said(absent=False):
+    pixels, targets, mask = batch()
+    texts = torch.randn(1, 2, 6, generator=torch.Generator().manual_seed(1))
+    return dict(
+        pixel_values=pixels, targets=targets, slice_mask=mask, texts=texts, text_targets=targets * (0 if absent else 1)
+    )
+
+
+def test_a_sentence_alone_is_said_of_every_valid_slice(spoken, monkeypatch):
+    calls = []
+    original = PromptedObjective._decode
+
+    def spy(self, batch, which, slices, prompts):
+        calls.append((sorted(zip(which.tolist(), slices.tolist(), strict=True)), prompts))
+        return original(self, batch, which, slices, prompts)
+
+    monkeypatch.setattr(PromptedObjective, "_decode", spy)
+    inputs = said()
+    inputs["slice_mask"][:, 3:] = False
+    out = spoken(text=1)(**inputs, seed=(0,))
+    ((pairs, prompts),) = calls
+    assert pairs == [(i, z) for i in (0, 1) for z in (0, 1, 2)]
+    assert prompts.points.shape[1] == 0 and prompts.boxes is None and prompts.masks is None
+    assert torch.equal(prompts.texts, inputs["texts"][0].repeat_interleave(3, 0))
+    assert torch.isnan(out["dice"]) and torch.isfinite(out["loss"]) and torch.isfinite(out["dice_text"])
+
+
+def test_sentences_mean_their_own_targets(spoken):
+    """The loss follows text_targets, not the targets of clicks."""
+    objective = spoken(text=1)
+    inputs = said()
+    with torch.no_grad():
+        loss = objective(**inputs, seed=(0,))["loss"]
+        assert torch.equal(loss, objective(**{**inputs, "targets": inputs["targets"] * 0}, seed=(0,))["loss"])
+        assert not torch.equal(loss, objective(**said(absent=True), seed=(0,))["loss"])
+
+
+def test_a_sentence_and_a_click_stay_together(spoken, monkeypatch):
+    seen = []
+    original = PromptedObjective._decode
+    monkeypatch.setattr(
+        PromptedObjective, "_decode", lambda *args: seen.append((args[2], args[4].texts)) or original(*args)
+    )
+    inputs = said()
+    spoken(text_and_click=1)(**inputs, seed=(1,))
+    assert len(seen) > 1  # carried slices as well
+    for which, texts in seen:
+        assert torch.equal(texts, inputs["texts"][0][which])
+
+
+def test_absent_targets_cannot_be_clicked_but_named(spoken):
+    out = spoken(text_and_click=1)(**said(absent=True), seed=(0,))
+    assert torch.isnan(out["dice"]) and torch.isfinite(out["dice_text"])
+
+
+@pytest.mark.parametrize("kind", ["text", "text_and_click", "click"])
+def test_every_trained_weight_gets_a_gradient_in_every_step(spoken, kind):
+    """Else DDP waits for it; with clicks the gradient of the text projection is zero."""
+    objective = spoken(**{kind: 1})
+    objective(**said(), seed=(0,))["loss"].backward()
+    for name, parameter in objective.named_parameters():
+        assert (parameter.grad is not None) == ("msa_adapter_" in name), name
+        if "msa_adapter_text" in name:
+            assert (parameter.grad.abs().max() > 0) == (kind != "click"), name
+
+
+def test_the_ramp_of_corrections():
+    section = PromptSection(max_corrections=2, correction_probability=0.8, correction_ramp=0.5)
+    objective = PromptedObjective(None, section, LossSection())
+    rng = np.random.default_rng(0)
+    shares = [np.mean([objective._num_corrections(rng, p) > 0 for _ in range(2000)]) for p in (0.0, 0.25, 0.5, 1.0)]
+    np.testing.assert_allclose(shares, [0, 0.4, 0.8, 0.8], atol=0.04)
+    section.max_corrections = 0
+    assert objective._num_corrections(rng, 1.0) == 0

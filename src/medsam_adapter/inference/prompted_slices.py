@@ -1,0 +1,172 @@
+"""From the prompts of one object, in the frame of the file, to masks of the slices they lie on.
+
+Shapes: D slices, n objects, h = w side of the decoder's masks, W width of a sentence's embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medsam_adapter.data.geometry import Letterbox, Turn
+from medsam_adapter.errors import PromptError
+from medsam_adapter.inference.slices import SliceEmbeddings
+from medsam_adapter.inference.volume import NOTHING
+from medsam_adapter.processing_msa import check_point
+from medsam_adapter.prompts.clicks import PADDING
+from medsam_adapter.prompts.decode import decode_masks
+from medsam_adapter.prompts.types import ObjectPrompt
+
+
+@dataclass
+class Encoded:
+    """A scan at the encoder: all that further prompts need.
+
+    Attributes:
+        embeddings: (D, C, g, g), encoded when they are asked for.
+        letterbox: source slice <-> model frame.
+        turn: file frame <-> source frame.
+        shape_zyx: of the source.
+        is_picture: prompts and masks have no slice axis; a volume may have one slice, too.
+    """
+
+    embeddings: SliceEmbeddings
+    letterbox: Letterbox
+    turn: Turn
+    shape_zyx: tuple[int, int, int]
+    is_picture: bool = False
+
+
+@dataclass
+class _SlicePrompt:
+    """Points (x, y) and box of one slice in the model frame."""
+
+    points: list[np.ndarray]
+    labels: list[int]
+    box: np.ndarray | None = None
+
+
+@torch.no_grad()
+def decode_prompted_slices(
+    model, encoded: Encoded, prompt: ObjectPrompt, text: Tensor | None = None
+) -> dict[int, np.ndarray]:
+    """{slice of the source: logits (h, w)} for the slices of one object that hold a click or a box.
+
+    Args:
+        text: (W,), the embedding of the prompt's sentence, said beside each click and box.
+
+    Raises:
+        PromptError: no prompt, one outside the scan, or background clicks only.
+    """
+    by_slice = _by_slice(encoded, prompt)
+    if not any(1 in entry.labels or entry.box is not None for entry in by_slice.values()) and text is None:
+        raise PromptError("only background clicks", expected="a foreground click or a box", found="none")
+    out, device = {}, encoded.embeddings.device
+    for z, entry in by_slice.items():
+        points = entry.points or [np.zeros(2, np.float32)]
+        logits, _ = decode_masks(
+            model,
+            encoded.embeddings[z : z + 1],
+            input_points=torch.tensor(np.stack(points), device=device)[None, None],
+            input_labels=torch.tensor(entry.labels or [PADDING], device=device)[None, None],
+            input_boxes=None if entry.box is None else torch.tensor(entry.box, device=device)[None, None],
+            input_texts=None if text is None else text.to(device)[None, None],
+        )
+        out[z] = logits[0, 0, 0].float().cpu().numpy()
+    return out
+
+
+@torch.no_grad()
+def decode_every_slice(
+    model,
+    embeddings: SliceEmbeddings,
+    texts: Tensor,
+    progress: Callable[[int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> np.ndarray:
+    """Logits (n, D, h, w) of n objects that are named by a sentence only; a slice without the object gives an empty
+    mask.
+
+    Args:
+        texts: (n, W).
+        progress: called with the number of slices decoded so far.
+        should_stop: asked before each chunk; slices that were not reached are empty.
+    """
+    depth, side, chunk = len(embeddings), 4 * embeddings.shape[-1], embeddings.chunk_slices
+    out = np.full((len(texts), depth, side, side), NOTHING, np.float32)
+    for first in range(0, depth, chunk):
+        if should_stop and should_stop():
+            break
+        some = embeddings[first : first + chunk]
+        spoken = texts.to(some.device)[None].expand(len(some), -1, -1)
+        logits, _ = decode_masks(model, some, input_texts=spoken)
+        out[:, first : first + len(some)] = logits[:, :, 0].float().cpu().numpy().swapaxes(0, 1)
+        if progress:
+            progress(first + len(some))
+    return out
+
+
+def foreground_clicks(encoded: Encoded, prompt: ObjectPrompt, shape: tuple[int, ...]) -> np.ndarray:
+    """(n, 3) foreground clicks (z, y, x) on the decoder's grid (D, h, w)."""
+    points = [p for p, label in zip(prompt.points, prompt.labels, strict=True) if label == 1]
+    if not points:
+        return np.zeros((0, 3), int)
+    xyz = encoded.turn.points_to_source(np.asarray(points, float))
+    scale = encoded.letterbox.image_size / shape[-1]
+    xy = (encoded.letterbox.points_to_model(xyz[:, :2]) + 0.5) / scale - 0.5
+    zyx = np.stack([xyz[:, 2], xy[:, 1], xy[:, 0]], 1).round().astype(int)
+    return np.clip(zyx, 0, np.array(shape) - 1)
+
+
+def _by_slice(encoded: Encoded, prompt: ObjectPrompt) -> dict[int, _SlicePrompt]:
+    """Prompts sorted by slice. Everything is checked in the file frame, so that errors speak of the given numbers."""
+    if not prompt.points and not prompt.boxes:
+        raise PromptError("there is no prompt", expected="a point or a box", found="none", hint="click into the object")
+    if len(prompt.points) != len(prompt.labels):
+        raise PromptError(
+            "each point has one label", expected=f"{len(prompt.points)} labels", found=str(len(prompt.labels)),
+            hint="1 is the object, 0 the ground",
+        )  # fmt: skip
+    by_slice: dict[int, _SlicePrompt] = {}
+    for point, label in zip(prompt.points, prompt.labels, strict=True):
+        check_point(_three(point), encoded.turn.shape_ijk[::-1], True)
+        xyz = encoded.turn.points_to_source(point)
+        entry = by_slice.setdefault(int(round(xyz[2])), _SlicePrompt([], []))
+        entry.points.append(encoded.letterbox.points_to_model(xyz[:2]))
+        entry.labels.append(int(label))
+    for box in prompt.boxes:
+        if len(box) != 6:
+            raise PromptError(
+                "a box of a volume has six numbers", expected="x0, y0, z0, x1, y1, z1",
+                found=", ".join(f"{v:g}" for v in box), hint="both corners lie on one slice",
+            )  # fmt: skip
+        corners = np.asarray(box, float).reshape(2, 3)
+        last = np.array(encoded.turn.shape_ijk) - 1
+        if not ((corners >= 0) & (corners <= last)).all():
+            raise PromptError(
+                "a box does not fit the image: a corner lies outside",
+                expected=", ".join(f"0 <= {name} <= {most}" for name, most in zip("xyz", last, strict=True)),
+                found=", ".join(f"{v:g}" for v in box), hint="boxes are x0, y0, z0, x1, y1, z1, counted from 0",
+            )  # fmt: skip
+        corners = encoded.turn.points_to_source(corners)
+        low, high = corners.min(0), corners.max(0)
+        if low[2] != high[2]:
+            raise PromptError("a box lies on one slice", expected="two corners of one slice", found=str(tuple(box)))
+        entry = by_slice.setdefault(int(low[2]), _SlicePrompt([], []))
+        entry.box = encoded.letterbox.boxes_to_model(np.array([*low[:2], *high[:2]]))
+    return by_slice
+
+
+def _three(point: Sequence[float]) -> np.ndarray:
+    if len(point) != 3:
+        raise PromptError(
+            "a point of a volume has three numbers",
+            expected="x, y, z",
+            found=", ".join(f"{v:g}" for v in point),
+            hint="z is the slice, counted from 0",
+        )
+    return np.asarray(point, float)
