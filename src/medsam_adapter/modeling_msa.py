@@ -109,6 +109,14 @@ class MSAModel(SamModel):
         if id2label is not None:
             model.config.id2label = dict(id2label)
         model.requires_grad_(False)
+        if adapter is not None and model._hf_peft_config_loaded and adapter_name in model.peft_config:
+            raise CheckpointError(
+                "this base has an adapter already",
+                file=str(base),
+                expected="a SAM without adapters",
+                found=f"the adapter {adapter_name!r}",
+                hint="open it with from_pretrained(..., is_trainable=True), or start a run from it: msa train --base",
+            )
         if adapter is not None:
             model.add_msa_adapter(adapter, adapter_name)
         return model

@@ -581,3 +581,11 @@ def test_layers_that_are_not_there_are_refused(tiny_base):
 def test_blocks_of_another_kind_are_refused(tiny_base):
     with pytest.raises(ValueError, match="SamVisionLayer"):
         MSAModel.from_base(tiny_base, MSAAdapterConfig(target_modules=["neck"]))
+
+
+def test_a_base_that_is_an_adapter_is_refused_with_the_way_out(adapted, tmp_path):
+    adapted("2D").save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="has an adapter already") as error:
+        MSAModel.from_base(tmp_path, config_of())
+    assert "is_trainable" in str(error.value)
+    assert MSAModel.from_base(tmp_path, config_of(), adapter_name="second").active_adapters() == ["second"]

@@ -1,4 +1,4 @@
-"""What an adapter with text prompts keeps: SAM without a text, its own projection in its own file, through every door."""
+"""What an adapter with text prompts keeps: SAM without a text, a projection in its own file, through every door."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`msa data list | info | check | prepare | phantom`: what a data set must look like, what is wrong with one, sharing one.
+"""`msa data list | info | check | prepare | phantom`: what a data set must look like, and what is wrong with one.
 
 Only typer and the standard library are imported here, so that `msa --help` answers at once.
 """

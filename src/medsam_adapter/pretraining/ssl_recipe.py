@@ -71,7 +71,7 @@ class SslRecipe:
     """Share of the steps with a rising learning rate; cosine decay follows."""
     gradient_clipping: float = 1.0
     """Largest norm of the gradient; 0 switches clipping off."""
-    mixed_precision: str | bool = "no"
+    mixed_precision: str = "no"
     """no, bf16 or fp16."""
     seed: int = 0
     """Seed of new weights, of the pictures' order and of what the objectives draw."""
@@ -85,10 +85,6 @@ class SslRecipe:
     """Pictures that are looked at."""
     collapse_fraction: float = 0.5
     """Warn if effective rank or spread fall below this share of the starting encoder's."""
-
-    def __post_init__(self):
-        if self.mixed_precision is False:  # what YAML reads from a bare no
-            self.mixed_precision = "no"
 
     def to_yaml(self) -> str:
         """Every value, defaults included."""

@@ -347,6 +347,8 @@ def _convert(value: Any, hint: Any, name: str, file) -> Any:
                 return float(value)
             except ValueError:
                 continue
+        if kind is str and isinstance(value, bool):  # YAML reads a bare no as false
+            return "yes" if value else "no"
         if kind is list and isinstance(value, list):
             return value
         if isinstance(value, kind) and not (kind is int and isinstance(value, bool)) and kind is not type(None):

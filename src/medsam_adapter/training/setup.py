@@ -102,13 +102,13 @@ def make_model(recipe: Recipe, dataset: Dataset) -> MSAModel:
     Raises:
         CheckpointError: a base that is not there, or an adapter of another form.
     """
-    targets, start = target_names(recipe, dataset), None
+    targets, start, revision = target_names(recipe, dataset), None, None
     base, fields, image_size = resolve_base(recipe.model.base), dict(recipe.model.adapter), recipe.model.image_size
     try:
         if find_adapter_config_file(base) is not None:
             start, stored = base, read_adapter_config(base)
             fields = {name: getattr(stored, name) for name in FORM} | fields
-            base = stored.base_model_name_or_path
+            base, revision = stored.base_model_name_or_path, stored.revision
             image_size = image_size or AutoConfig.from_pretrained(start).vision_config.image_size
         if recipe.uses_text:
             width = load_text_encoder(recipe.text.model).width
@@ -117,6 +117,7 @@ def make_model(recipe: Recipe, dataset: Dataset) -> MSAModel:
             base,
             make_adapter_config(fields),
             image_size=image_size,
+            revision=revision,
             id2label={i: name for i, name in enumerate(["background", *targets])},
         )
     except MSAError:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from datasets import Features, Image, Value
+from datasets import ClassLabel, Features, Image, Value
 from PIL import Image as PILImage
 from pyarrow.parquet import write_table
 from torch.utils.data import DataLoader
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from medsam_adapter.errors import DataError, RecipeError
 from medsam_adapter.pretraining.sources import Mixture, Picture, open_source
 from medsam_adapter.pretraining.sources import folder as folder_module
-from medsam_adapter.pretraining.sources.augment import augment
+from medsam_adapter.pretraining.sources.augment import _crop, augment
 from medsam_adapter.processing_msa import MSAProcessor
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
@@ -479,7 +479,7 @@ def test_parquet_shards_are_read_in_shuffled_epochs(tmp_path, cache, what):
     examples = taken(stream(path, label_column="kind", buffer=5), 24)
     first, second = numbers(examples[:12]), numbers(examples[12:])
     assert sorted(first) == sorted(second) == list(range(12))
-    assert first != sorted(first) and first != second
+    assert first[:7] != sorted(first[:7]) and first != second  # what passes through the buffer is shuffled too
     assert all(e.label == ("odd" if n % 2 else "even") for e, n in zip(examples, first + second, strict=True))
     assert numbers(taken(stream(path, seed=1, buffer=5), 12)) != first
 
@@ -528,21 +528,31 @@ def test_webdataset_shards_and_damaged_examples(tmp_path, cache):
     assert sorted(numbers(good)) == [n for n in range(12) if n != 2] and {e.label for e in good} == {"3"}
 
 
+def test_class_numbers_get_their_names(tmp_path, cache):
+    features = Features({"image": Image(), "label": ClassLabel(names=["knee", "liver"])})
+    rows = [{"image": {"bytes": encoded(noise()), "path": None}, "label": n} for n in (0, 1)]
+    write_table(pa.Table.from_pylist(rows, features.arrow_schema), tmp_path / "a.parquet")
+    assert {e.label for e in taken(stream(tmp_path / "a.parquet", label_column="label"), 2)} == {"knee", "liver"}
+
+
 def test_a_stream_names_the_columns_there_are(tmp_path, cache):
     root = parquet(tmp_path / "shards")
     with pytest.raises(DataError, match="(?s)no such column.*picture.*image, kind, mask"):
         stream(root, column="picture")
-    with pytest.raises(DataError, match="cannot be opened as a stream"):
+    with pytest.raises(DataError, match="(?s)cannot be opened as a stream.*no file matches the pattern"):
         stream(tmp_path / "*.tar")
     with pytest.raises(DataError, match="(?s)cannot be opened as a stream.*nothing"):
         stream(root, split="nothing")
 
 
 def test_a_cut_off_shard_is_an_error_that_says_so(tmp_path, cache):
-    path = tar(tmp_path / "a.tar", 12)
-    path.write_bytes(path.read_bytes()[: 14 * 512 + 100])
-    with pytest.raises(DataError, match="cannot be read on|cannot be opened"):
-        taken(stream(tmp_path / "*.tar", buffer=2), 12)
+    tar(tmp_path / "a.tar", 12)
+    path = tar(tmp_path / "b.tar", 12)
+    with tarfile.open(path) as archive:
+        cut = archive.getmembers()[6].offset_data + 100
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(DataError, match="(?s)cannot be read on.*get the shards anew"):
+        taken(stream(tmp_path / "*.tar", buffer=2), 24)
 
 
 # -- mixtures ----------------------------------------------------------------------------------------------------------
@@ -731,8 +741,17 @@ def test_a_crop_keeps_at_least_two_fifths_and_flips_now_and_then():
     views = [augment(ramp, np.random.default_rng(n), 50) for n in range(60)]
     rising = sum(view[:, -5:].mean() > view[:, :5].mean() for view in views)
     assert 15 < rising < 45
-    areas = [view.shape[0] * view.shape[1] for view in views]
-    assert min(areas) >= 50 * 50 * 9 / 16 * 0.95  # stretch is at most 4 : 3 either way
+    crops = [_crop(ramp, np.random.default_rng(n)).shape for n in range(200)]
+    areas = [height * width / 100**2 for height, width in crops]
+    assert 0.38 < min(areas) < 0.45 and 0.9 < max(areas) <= 1
+    assert 0.74 < min(height / width for height, width in crops) < 0.8
+
+
+def test_blur_and_noise_do_not_mix_colours():
+    image = np.broadcast_to(np.array([0.2, 0.5, 0.8], np.float32), (40, 40, 3))
+    for n in range(60):
+        view = augment(image, np.random.default_rng(n), 24)
+        assert np.ptp(view.mean((0, 1))) > 0.25 and view[..., 0].max() < view[..., 2].min() + 0.1, n
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (3, 2, 3)])

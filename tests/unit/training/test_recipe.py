@@ -69,3 +69,12 @@ def test_an_unknown_adapter_field_is_a_recipe_error():
 
     with pytest.raises(RecipeError, match="botleneck"):
         make_adapter_config({"botleneck_ratio": 0.5})
+
+
+def test_a_bare_no_is_no(tmp_path):
+    """YAML 1.1 reads it as false."""
+    (tmp_path / "recipe.yaml").write_text("optim: {mixed_precision: no}\n")
+    assert load_recipe(tmp_path).optim.mixed_precision == "no"
+    assert load_recipe(tmp_path, ["--optim.mixed_precision", "no"]).optim.mixed_precision == "no"
+    with pytest.raises(RecipeError, match="mixed_precision"):
+        load_recipe(tmp_path, ["--optim.mixed_precision", "yes"])
