@@ -57,3 +57,10 @@ def hard_dice(logits: Tensor, targets: Tensor) -> Tensor:
     overlap = (prediction & reference).sum((-2, -1))
     total = prediction.sum((-2, -1)) + reference.sum((-2, -1))
     return (2 * overlap + 1e-6) / (total + 1e-6)
+
+
+def hard_iou(logits: Tensor, targets: Tensor) -> Tensor:
+    """IoU of the mask at logit 0 with the target at one half, (N,); 0 where nothing is to be found."""
+    prediction, reference = logits > 0, targets > 0.5
+    overlap = (prediction & reference).sum((-2, -1))
+    return overlap / (prediction | reference).sum((-2, -1)).clamp_min(1)

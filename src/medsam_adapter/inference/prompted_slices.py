@@ -22,6 +22,10 @@ from medsam_adapter.prompts.decode import decode_masks
 from medsam_adapter.prompts.types import ObjectPrompt
 
 
+MIN_SCORE = 0.25
+"""A sentence alone finds nothing on a slice where the predicted IoU is below this."""
+
+
 @dataclass
 class Encoded:
     """A scan at the encoder: all that further prompts need.
@@ -87,6 +91,7 @@ def decode_every_slice(
     texts: Tensor,
     progress: Callable[[int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    min_score: float = MIN_SCORE,
 ) -> np.ndarray:
     """Logits (n, D, h, w) of n objects that are named by a sentence only; a slice without the object gives an empty
     mask.
@@ -95,6 +100,7 @@ def decode_every_slice(
         texts: (n, W).
         progress: called with the number of slices decoded so far.
         should_stop: asked before each chunk; slices that were not reached are empty.
+        min_score: least IoU that the model has to predict of its own mask.
     """
     depth, side, chunk = len(embeddings), 4 * embeddings.shape[-1], embeddings.chunk_slices
     out = np.full((len(texts), depth, side, side), NOTHING, np.float32)
@@ -103,7 +109,8 @@ def decode_every_slice(
             break
         some = embeddings[first : first + chunk]
         spoken = texts.to(some.device)[None].expand(len(some), -1, -1)
-        logits, _ = decode_masks(model, some, input_texts=spoken)
+        logits, scores = decode_masks(model, some, input_texts=spoken)
+        logits = torch.where(scores[..., None, None] < min_score, NOTHING, logits)
         out[:, first : first + len(some)] = logits[:, :, 0].float().cpu().numpy().swapaxes(0, 1)
         if progress:
             progress(first + len(some))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medsam_adapter.losses import bce_loss, dice_loss, emptiness_loss, focal_loss, hard_dice
+from medsam_adapter.losses import bce_loss, dice_loss, emptiness_loss, focal_loss, hard_dice, hard_iou
 from medsam_adapter.modeling_msa import MSAModel
 from medsam_adapter.prompts.carry import carried_prompts
 from medsam_adapter.prompts.decode import decode_masks
@@ -127,10 +127,12 @@ class PromptedObjective(nn.Module):
     def _say(self, batch: _Batch) -> dict[str, Tensor]:
         """Sentences alone, said of every slice; a slice without the target is to stay empty."""
         which, at = np.nonzero(np.arange(batch.hard.shape[1])[None] < batch.valid[:, None])
-        logits = self._decode(batch, which, at, PromptSet.of_texts(batch.texts[which]))
+        logits, scores = self._decode_scored(batch, which, at, PromptSet.of_texts(batch.texts[which]))
         targets = batch.soft[which, at]
         is_empty = targets.flatten(1).amax(1) == 0
         loss = self._loss(logits, targets) + self.loss_weights.empty * is_empty * emptiness_loss(logits)
+        # Prediction leaves out slices of a low score, so that what is absent is absent on every slice.
+        loss = loss + self.loss_weights.score * (scores - hard_iou(logits.detach(), targets)).square()
         return _outcome(loss.mean(), dice_text=hard_dice(logits.detach(), targets).mean())
 
     def _prompt_and_carry(
@@ -173,9 +175,15 @@ class PromptedObjective(nn.Module):
 
     def _decode(self, batch: _Batch, which: np.ndarray, slices: np.ndarray, prompts: PromptSet) -> Tensor:
         """(n, h, w) logits of n objects, each on its own slice."""
+        return self._decode_scored(batch, which, slices, prompts)[0]
+
+    def _decode_scored(
+        self, batch: _Batch, which: np.ndarray, slices: np.ndarray, prompts: PromptSet
+    ) -> tuple[Tensor, Tensor]:
+        """(n, h, w) logits, and (n,) what the model takes their IoU with the truth to be."""
         picked = batch.embeddings[torch.as_tensor(batch.sample_of[which]), torch.as_tensor(slices)]
-        logits, _ = decode_masks(self.model, picked, **prompts.tensors(picked.device, (-1, 1)))
-        return logits[:, 0, 0].float()
+        logits, scores = decode_masks(self.model, picked, **prompts.tensors(picked.device, (-1, 1)))
+        return logits[:, 0, 0].float(), scores[:, 0, 0].float()
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         weights, total = self.loss_weights, logits.new_zeros(len(logits))

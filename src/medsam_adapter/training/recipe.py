@@ -132,6 +132,8 @@ class LossSection:
     """Weight of carried slices against prompted ones."""
     empty: float = 1.0
     """Weight of the extra loss where a sentence names what a slice does not show."""
+    score: float = 1.0
+    """Weight of the error of the predicted IoU where a sentence stands alone."""
 
 
 @dataclass

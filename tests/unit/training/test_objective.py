@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from medsam_adapter import MSAAdapterConfig, MSAModel
+from medsam_adapter.losses import emptiness_loss
+from medsam_adapter.prompts.decode import decode_masks
 from medsam_adapter.training.objective import PromptedObjective, _start_slices
 from medsam_adapter.training.recipe import PROMPT_KINDS, LossSection, PromptSection
 
@@ -127,13 +129,13 @@ def said(absent=False):
 
 def test_a_sentence_alone_is_said_of_every_valid_slice(spoken, monkeypatch):
     calls = []
-    original = PromptedObjective._decode
+    original = PromptedObjective._decode_scored
 
     def spy(self, batch, which, slices, prompts):
         calls.append((sorted(zip(which.tolist(), slices.tolist(), strict=True)), prompts))
         return original(self, batch, which, slices, prompts)
 
-    monkeypatch.setattr(PromptedObjective, "_decode", spy)
+    monkeypatch.setattr(PromptedObjective, "_decode_scored", spy)
     inputs = said()
     inputs["slice_mask"][:, 3:] = False
     out = spoken(text=1)(**inputs, seed=(0,))
@@ -191,3 +193,27 @@ def test_the_ramp_of_corrections():
     np.testing.assert_allclose(shares, [0, 0.4, 0.8, 0.8], atol=0.04)
     section.max_corrections = 0
     assert objective._num_corrections(rng, 1.0) == 0
+
+
+def test_what_is_not_there_costs_by_its_mass_and_its_score(spoken):
+    objective, inputs = spoken(text=1), said(absent=True)
+    losses = {}
+    for name in ("empty", "score", "none"):
+        objective.loss_weights = LossSection(empty=float(name == "empty"), score=float(name == "score"))
+        with torch.no_grad():
+            losses[name] = objective(**inputs, seed=(0,))["loss"].item()
+    with torch.no_grad():
+        embeddings = objective.model.encode(inputs["pixel_values"], inputs["slice_mask"])
+        texts = inputs["texts"].expand(4, -1, -1)
+        logits, scores = decode_masks(objective.model, embeddings[0], input_texts=texts)
+    assert losses["empty"] - losses["none"] == pytest.approx(emptiness_loss(logits[:, :, 0]).mean().item(), abs=1e-5)
+    assert losses["score"] - losses["none"] == pytest.approx(scores.square().mean().item(), abs=1e-5)
+
+
+def test_slices_drawn_anywhere_may_show_nothing_to_click(spoken):
+    """Then the sentences of the batch are said instead; without sentences it stays an error."""
+    objective, inputs = spoken(click=1), said()
+    inputs["targets"] = inputs["targets"] * 0
+    assert torch.isfinite(objective(**inputs, seed=(0,))["dice_text"])
+    with pytest.raises(ValueError, match="no target"):
+        objective(inputs["pixel_values"], inputs["targets"], inputs["slice_mask"], seed=(0,))
