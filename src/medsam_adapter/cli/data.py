@@ -6,19 +6,16 @@ Only typer and the standard library are imported here, so that `msa --help` answ
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medsam_adapter.cli.data_tables import case_counts, plain_console, plain_table, print_findings, print_summary
 from medsam_adapter.cli.phantom import phantom_command
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from medsam_adapter.data.check import Finding
     from medsam_adapter.data.layouts import Dataset
 
@@ -50,7 +47,6 @@ SET/
     ),
 }
 YELLOW = typer.colors.YELLOW
-LEVELS = {"error": "red", "warning": "yellow"}
 
 DataPath = Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the data set.")]
 Layout = Annotated[str, typer.Option(help="auto, msd or folder.")]
@@ -107,13 +103,13 @@ def info_command(
     if as_json:
         typer.echo(json.dumps(facts))
         return
-    console = _console()
-    table = _plain_table()
+    console = plain_console()
+    table = plain_table()
     labels = ", ".join(f"{value} {label}" for value, label in facts["labels"].items())
     for key, text in (
         ("name", facts["name"]),
         ("layout", facts["layout"]),
-        ("cases", _case_counts(facts)),
+        ("cases", case_counts(facts)),
         ("labels", labels or ("objects, numbered in each image" if facts["instances"] else "none")),
         ("modality", facts["modality"] or "not said"),
         ("licence", facts["licence"] or "not said"),
@@ -146,9 +142,9 @@ def check_command(
         rows = [_finding_facts(finding) for finding in findings if finding.level != "ok"]
         typer.echo(json.dumps({"ok": not errors, "summary": summary, "findings": rows}))
     else:
-        console = _console()
-        _print_findings(console, dataset, findings, limit)
-        _print_summary(console, summary)
+        console = plain_console()
+        print_findings(console, dataset, findings, limit)
+        print_summary(console, summary)
         typer.echo("\n" + _next_steps(path, layout, summary))
     if errors:
         raise typer.Exit(2)
@@ -264,138 +260,6 @@ def _finding_facts(finding: Finding) -> dict[str, str | None]:
         "found": finding.found,
         "next": finding.hint,
     }
-
-
-# -- tables ------------------------------------------------------------------------------------------------------------
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    # File names and labels are the user's: [x] in them is no markup, :x: no emoji.
-    return Console(markup=False, emoji=False, highlight=False)
-
-
-def _plain_table() -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    return table
-
-
-def _print_findings(console: Console, dataset: Dataset, findings: list[Finding], limit: int) -> None:
-    """Errors first, equal problems together; what differs in nothing but the case takes one row.
-
-    Two columns and not six, because six leave no room for a file name on 80 characters.
-    """
-    from rich.table import Table
-    from rich.text import Text
-
-    # A dictionary keeps the order of the check, and the two levels of it the order of the groups.
-    groups: dict[tuple[str, str], dict[tuple[str, str, str], list[Finding]]] = {}
-    for finding in sorted((f for f in findings if f.level in LEVELS), key=lambda f: list(LEVELS).index(f.level)):
-        rows = groups.setdefault((finding.level, finding.problem), {})
-        rows.setdefault((finding.expected, finding.found, finding.hint), []).append(finding)
-    if not groups:
-        console.print("No findings: every case can be read, and what is known of it fits together.\n")
-        return
-    table = Table(show_lines=True)
-    table.add_column("case", max_width=24, overflow="fold")
-    table.add_column("finding", overflow="fold")
-    entries = [(*key, same) for key, rows in groups.items() for same in rows.values()]
-    shown = entries[:limit] if limit else entries
-    for level, problem, same in shown:
-        first = same[0]
-        text = Text.assemble((f"{level}: {problem}", f"bold {LEVELS[level]}"))
-        file = "" if first.file is None or first.file == dataset.root else _short(str(first.file), dataset)
-        for key, value in (
-            ("file", file + (f" and {len(same) - 1} more" if file and len(same) > 1 else "")),
-            ("expected", _short(first.expected, dataset)),
-            ("found", _short(first.found, dataset)),
-            ("next", first.hint),
-        ):
-            if value:
-                text.append(f"\n{key}: ", "dim").append(value)
-        ids = [finding.case_id for finding in same]
-        more = f"\nand {len(ids) - 3} more" if len(ids) > 3 else ""
-        table.add_row(Text("\n".join(ids[:3]) + more if first.case_id else "(all)"), text)
-    console.print(table)
-    if len(shown) < len(entries):
-        console.print(f"{len(entries) - len(shown)} more findings; --limit 0 shows all, --json lists each case.")
-    console.print()
-
-
-def _short(text: str, dataset: Dataset) -> str:
-    """Paths from the data set's folder on, which every line would repeat."""
-    return text.replace(f"{dataset.root}{os.sep}", "")
-
-
-def _print_summary(console: Console, summary: dict[str, Any]) -> None:
-    table = _plain_table()
-    table.add_row("data set", summary["name"])
-    table.add_row("cases", _case_counts(summary))
-    counts = summary["findings"]
-    unusable = len(summary["cases_with_errors"])
-    where = f" (in {unusable} of the cases)" if unusable else ""
-    table.add_row("findings", f"errors {counts['error']}{where}, warnings {counts['warning']}")
-    is_pictures = set(summary.get("orientations", ())) == {"picture"}
-    if "shape_zyx" in summary:
-        first = 1 if is_pictures and summary["shape_zyx"]["max"][0] == 1 else 0
-        table.add_row("shape " + ("(y, x)" if first else "(z, y, x)"), _span(summary["shape_zyx"], first))
-        table.add_row("voxel size", "pictures have none" if is_pictures else _span(summary["spacing_mm"], 0) + " mm")
-        table.add_row("data types", _counted(summary["dtypes"]))
-        if not is_pictures:
-            table.add_row("orientations", _counted(summary["orientations"]))
-        low, high = summary["intensity_p1_p99"]
-        table.add_row("intensities", f"{low:g} to {high:g} (1st and 99th percentiles)")
-    table.add_row("modality", summary["modality"] or "not said")
-    table.add_row("licence", summary["licence"] or "not said")
-    if summary.get("objects_per_case"):
-        table.add_row("objects a case", _low_median_high(summary["objects_per_case"]))
-    for note in summary["notes"]:
-        table.add_row("note", note)
-    console.print(table)
-    if summary["labels"]:
-        _print_labels(console, summary["labels"])
-
-
-def _print_labels(console: Console, labels: dict[str, dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    has_volumes = any("volume_ml" in label for label in labels.values())
-    table = Table()
-    for heading in ("label", "name"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("cases", *(f"{what}\nmin / median / max" for what in ("voxels", "volume (ml)")[: 1 + has_volumes])):
-        table.add_column(heading, justify="right")
-    for value, label in labels.items():
-        cells = [value, label["name"], str(label["num_cases"]), _low_median_high(label.get("voxels"))]
-        table.add_row(*cells, *([_low_median_high(label.get("volume_ml"))] if has_volumes else []))
-    console.print(table)
-
-
-def _case_counts(facts: dict[str, Any]) -> str:
-    return f"{facts['num_cases']}, {facts['num_labelled']} with a label map, {facts['num_patients']} patients"
-
-
-def _span(ranges: dict[str, list[float]], first: int) -> str:
-    low, high = (" x ".join(f"{size:g}" for size in ranges[key][first:]) for key in ("min", "max"))
-    return low if low == high else f"{low} to {high}"
-
-
-def _counted(kinds: dict[str, int]) -> str:
-    return ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
-
-
-def _low_median_high(values: dict[str, float] | None) -> str:
-    """Counts in full, measures to four digits."""
-    if not values:
-        return "-"
-    is_counts = isinstance(values["min"], int)
-    low, median, high = (values[key] for key in ("min", "median", "max"))
-    return " / ".join(str(round(value)) if is_counts else f"{value:.4g}" for value in (low, median, high))
 
 
 def _next_steps(path: Path, layout: str, summary: dict[str, Any]) -> str:

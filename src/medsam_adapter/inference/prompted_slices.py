@@ -21,7 +21,6 @@ from medsam_adapter.prompts.clicks import PADDING
 from medsam_adapter.prompts.decode import decode_masks
 from medsam_adapter.prompts.types import ObjectPrompt
 
-
 MIN_SCORE = 0.25
 """A sentence alone finds nothing on a slice where the predicted IoU is below this."""
 
