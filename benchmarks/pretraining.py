@@ -14,6 +14,7 @@ import json
 import statistics
 from pathlib import Path
 
+from accelerate.state import AcceleratorState
 from transformers.utils import logging
 
 from medsam_adapter.data.splits import save_split
@@ -77,6 +78,7 @@ def pretrain(arm: str, options) -> Path:
     recipe.steps, recipe.batch_size = options.steps, options.batch
     recipe.checkpoint_every = recipe.check_every = max(1, options.steps // 4)
     result = pretrain_ssl(recipe, folder, resume=(folder / "checkpoint.pt").exists())
+    AcceleratorState._reset_state(reset_partial_state=True)  # one process, two precisions: Accelerate wants to be told
     (folder / "done.json").write_text(json.dumps({"check": result.check, "seconds": round(result.seconds)}) + "\n")
     return folder
 

@@ -2,8 +2,8 @@
 
 Three adapters of the same recipe and budget for three organs: trained with sentences alone, with clicks alone, and with
 both. Each is asked by sentences of the bank's held-out third, on cases that training never saw: for one organ, for
-several at once (their union), for an organ on a part of the scan that does not show it, and for something of another
-body region. Figures come from the results.json files that this writes.
+several at once (their union), for an organ on a part of a scan that does not show it (24 further phantoms), and for
+something of another body region. Figures come from the results.json files that this writes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import logging
 
-from medsam_adapter.data.layouts import Dataset
-from medsam_adapter.data.phantom import write_phantom_dataset
-from medsam_adapter.data.sample import Case, Scan
+from medsam_adapter.data.phantom import make_phantom, write_phantom_dataset
+from medsam_adapter.data.sample import Scan
 from medsam_adapter.evaluation.evaluate import evaluate
 from medsam_adapter.inference.predictor import MSAPredictor
 from medsam_adapter.prompts.text_bank import TextBank
@@ -56,11 +55,14 @@ def main() -> None:
             overrides += [f"--prompts.{kind}", str(weight)]
         if options.epochs:
             overrides += ["--optim.epochs", str(options.epochs)]
-        recipe = load_recipe(RECIPE, overrides)
-        trained = train(recipe)
-        predictor, data = MSAPredictor.from_pretrained(trained.folder), open_data(recipe.data)
-        rows[name] = {"minutes": round(trained.seconds / 60, 1), "epochs": recipe.optim.epochs}
-        rows[name] |= ask(predictor, data, recipe.data.targets, recipe.uses_text, trained.folder, options.seed)
+        recipe, folder = load_recipe(RECIPE, overrides), options.output / name
+        epochs = [json.loads(line) for line in _lines(folder / "metrics.jsonl")]
+        if not epochs or epochs[-1]["epoch"] < recipe.optim.epochs:  # what is trained is not trained again
+            train(recipe)
+            epochs = [json.loads(line) for line in _lines(folder / "metrics.jsonl")]
+        predictor, data = MSAPredictor.from_pretrained(folder), open_data(recipe.data)
+        rows[name] = {"minutes": round(epochs[-1]["seconds"] / 60, 1), "epochs": recipe.optim.epochs}
+        rows[name] |= ask(predictor, data, recipe.data.targets, recipe.uses_text, folder, options.seed)
         print(json.dumps({name: rows[name]}), flush=True)
     content = {"versions": versions(), "rows": rows, "seed": options.seed, "cases": options.cases}
     (options.output / "results.json").write_text(json.dumps(content, indent=1) + "\n")
@@ -85,32 +87,39 @@ def ask(
             out |= {f"{protocol}: {t}": round(s.dice.mean, 4) for t, s in result.summary().targets.items()}
         result.save(folder / "results" / protocol)
     if uses_text:
-        empty, asked = ask_where_it_is_not(predictor, data.dataset, data.test, targets, seed)
+        empty, asked = ask_where_it_is_not(predictor, targets, seed)
         out |= {"empty, organ not on the slices": empty / asked if asked else math.nan, "asked": asked}
     return out
 
 
 def ask_where_it_is_not(
-    predictor: MSAPredictor, dataset: Dataset, cases: list[Case], targets: list[str], seed: int, fewest_slices: int = 3
+    predictor: MSAPredictor, targets: list[str], seed: int, num_phantoms: int = 24, fewest_slices: int = 3
 ) -> tuple[int, int]:
-    """Each scan cut to the slices below, or above, one organ, which is then asked for: (empty answers, questions)."""
-    bank, empty, asked = TextBank.load().for_labels(targets), 0, 0
-    values = {name: value for value, name in dataset.label_names.items()}
-    for number, case in enumerate(cases):
-        sample = dataset.read(case)
+    """Further phantoms cut to the slices below, or above, one organ, which is then asked for.
+
+    Returns:
+        (empty answers, questions).
+    """
+    bank, empty, asked, rng = TextBank.load().for_labels(targets), 0, 0, np.random.default_rng(seed)
+    for number in range(num_phantoms):
+        sample = make_phantom(8_000_000 + number)
+        values = {name: value for value, name in sample.label_names.items()}
         for target in targets:
+            sentences = bank.targets[target].held_out
+            prompt = ObjectPrompt(text=sentences[rng.integers(len(sentences))])
             shown = np.flatnonzero((sample.labels == values[target]).any((1, 2)))
             for part in (slice(0, shown[0]), slice(shown[-1] + 1, None)):
                 array = sample.scan.array[part]
                 if len(array) < fewest_slices:
                     continue
-                rng = np.random.default_rng([seed, number, values[target]])
-                sentences = bank.targets[target].held_out
-                prompt = ObjectPrompt(text=sentences[rng.integers(len(sentences))])
                 scan = Scan(array, sample.scan.spacing_mm, sample.scan.affine)
                 logits = predictor.predict_objects(predictor.encode(scan), [prompt])
                 empty, asked = empty + int(not (logits > 0).any()), asked + 1
     return empty, asked
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
 
 
 def table(rows: dict[str, dict]) -> str:

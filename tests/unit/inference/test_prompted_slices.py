@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medsam_adapter.inference import prompted_slices
-from medsam_adapter.inference.prompted_slices import MIN_SCORE, decode_every_slice
+from medsam_adapter.inference.prompted_slices import MIN_BEST_SCORE, MIN_SCORE, decode_every_slice
 from medsam_adapter.inference.volume import NOTHING
 
 DEPTH, SIDE = 5, 8
@@ -29,36 +29,38 @@ class Embeddings:
 
 @pytest.fixture
 def decoder(monkeypatch):
-    """Logits are slice + 10 text; the score of text 1 is too low on slice 3. Calls are kept."""
+    """Logits are slice + 10 text; the score of text 1 is too low on slice 3, that of text 3 good enough on none."""
     calls = []
 
     def decode(model, embeddings, input_texts):
         zs, said = embeddings[:, 0, 0, 0], input_texts[..., 0]
         calls.append((zs.tolist(), tuple(said.shape)))
         logits = (zs[:, None] + 10 * said)[:, :, None, None, None].expand(-1, -1, 1, SIDE, SIDE)
-        low = (zs[:, None] == 3) & (said == 1)
-        return logits, torch.where(low, MIN_SCORE - 0.01, MIN_SCORE + 0.01)[..., None]
+        scores = torch.full_like(said, MIN_BEST_SCORE + 0.01)
+        scores[(zs[:, None] == 3) & (said == 1)] = MIN_SCORE - 0.01
+        scores[said == 3] = MIN_BEST_SCORE - 0.01
+        return logits, scores[..., None]
 
     monkeypatch.setattr(prompted_slices, "decode_masks", decode)
     return calls
 
 
-TEXTS = torch.tensor([[0.0], [1.0], [2.0]])
+TEXTS = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
 
 
 def test_every_slice_of_every_text_lands_in_its_place(decoder):
     done = []
     got = decode_every_slice(SimpleNamespace(), Embeddings(), TEXTS, progress=done.append)
-    assert got.shape == (3, DEPTH, SIDE, SIDE) and done == [2, 4, 5]
-    for text in range(3):
+    assert got.shape == (4, DEPTH, SIDE, SIDE) and done == [2, 4, 5]
+    for text in range(4):
         for z in range(DEPTH):
-            want = NOTHING if (text, z) == (1, 3) else z + 10 * text
+            want = NOTHING if (text, z) == (1, 3) or text == 3 else z + 10 * text
             assert (got[text, z] == want).all(), (text, z)
-    assert decoder == [([0, 1], (2, 3)), ([2, 3], (2, 3)), ([4], (1, 3))]
+    assert decoder == [([0, 1], (2, 4)), ([2, 3], (2, 4)), ([4], (1, 4))]
 
 
-def test_the_least_score_is_an_argument(decoder):
-    got = decode_every_slice(SimpleNamespace(), Embeddings(), TEXTS, min_score=0.0)
+def test_the_least_scores_are_arguments(decoder):
+    got = decode_every_slice(SimpleNamespace(), Embeddings(), TEXTS, min_score=0.0, min_best_score=0.0)
     assert (got > NOTHING).all()
     assert (decode_every_slice(SimpleNamespace(), Embeddings(), TEXTS, min_score=1.0) == NOTHING).all()
 
