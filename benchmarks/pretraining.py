@@ -25,6 +25,7 @@ from medsam_adapter.pretraining.ssl import pretrain_ssl
 from medsam_adapter.pretraining.ssl_recipe import load_ssl_recipe
 from medsam_adapter.training.loop import train
 from medsam_adapter.training.recipe import Recipe, load_recipe
+from medsam_adapter.training.run_folder import versions
 from medsam_adapter.training.setup import open_data
 
 CONFIGS = Path(__file__).parents[1] / "hub_configs"
@@ -54,7 +55,9 @@ def main() -> None:
         base = "sam-tiny" if ARMS[arm] is None else str(pretrain(arm, options))
         for seed in options.seeds:
             adapt(arm, base, seed, options)
-    print(table(options.output))
+    rows = collect(options.output)
+    (options.output / "results.json").write_text(json.dumps({"versions": versions(), "rows": rows}, indent=1) + "\n")
+    print(table(rows))
 
 
 def pretrain(arm: str, options) -> Path:
@@ -108,17 +111,30 @@ def adapt(arm: str, base: str, seed: int, options) -> None:
     print(json.dumps({"arm": arm, "seed": seed, "dice": result.summary().overall.dice.mean}), flush=True)
 
 
-def table(output: Path) -> str:
-    """Markdown: one line for each arm, mean and range over its seeds."""
-    lines = ["| pre-training | Dice, mean over seeds | each seed | HD95 (mm) |", "|---|---|---|---|"]
-    for arm in ARMS:
+def collect(output: Path) -> dict[str, dict]:
+    """{arm: Dice and HD95 of each seed, what the pre-training was} of all that is done."""
+    rows = {}
+    for arm, weights in ARMS.items():
         found = [EvaluationResult.load(file) for file in sorted(output.glob(f"{arm}/seed*/test/results.json"))]
-        if not found:
-            continue
-        dice = [result.summary().overall.dice.mean for result in found]
-        hd95 = [result.summary().overall.hd95_mm.mean for result in found]
-        each = ", ".join(f"{value:.3f}" for value in dice)
-        lines.append(f"| {arm} | {statistics.fmean(dice):.3f} | {each} | {statistics.fmean(hd95):.1f} |")
+        done = output / arm / "base" / "done.json"
+        if found:
+            rows[arm] = {
+                "dice": [round(result.summary().overall.dice.mean, 4) for result in found],
+                "hd95_mm": [round(result.summary().overall.hd95_mm.mean, 2) for result in found],
+                "weights": weights,
+                "pre-training": json.loads(done.read_text()) if done.exists() else None,
+            }
+    return rows
+
+
+def table(rows: dict[str, dict]) -> str:
+    """Markdown: one line for each arm, the mean over its seeds and each seed."""
+    lines = ["| pre-training | Dice, mean over seeds | each seed | HD95 (mm) |", "|---|---|---|---|"]
+    for arm, row in rows.items():
+        each = ", ".join(f"{value:.3f}" for value in row["dice"])
+        lines.append(
+            f"| {arm} | {statistics.fmean(row['dice']):.3f} | {each} | {statistics.fmean(row['hd95_mm']):.1f} |"
+        )
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from medsam_adapter.cli.main import run
 from medsam_adapter.data.phantom import write_phantom_dataset
 from medsam_adapter.errors import DataError, PromptError, RecipeError
 from medsam_adapter.evaluation.evaluate import evaluate
+from medsam_adapter.inference.prompted_slices import TextRules
 from medsam_adapter.inference.volume import CarryRules
 from medsam_adapter.prompts.text import load_text_encoder
 from medsam_adapter.prompts.text_bank import TextBank
@@ -165,6 +166,20 @@ def test_texts_make_one_label_map(finished, phantoms, tmp_path, capsys):
     assert [(e["label"], e["text"], e["voxels"]) for e in facts["labels"]] == [
         (i, text, int((labels == i).sum())) for i, text in enumerate(texts, 1)
     ]
+
+
+def test_the_least_score_decides_what_is_found(finished, phantoms, tmp_path, capsys):
+    scan = phantoms / "imagesTr" / "phantom_000.nii.gz"
+    command = ["predict", str(finished), str(scan), "-o", str(tmp_path / "o.nii.gz"), "--text", "liver"]
+    assert run([*command, "--min-score", "1"]) == 0
+    assert "not found; --min-score" in capsys.readouterr().out
+    predictor = MSAPredictor.from_pretrained(finished, device="cpu")
+    predictor.set_volume(nib.load(scan))
+    logits = {}
+    for least in (-9.0, 9.0):  # scores of a model this young are anything
+        predictor.text_rules = TextRules(least, least)
+        logits[least] = predictor.predict(text="liver", return_logits=True)
+    assert (logits[9.0] < -9).all() and (logits[-9.0] > -9).any()
 
 
 def test_a_text_beside_a_click(finished, phantoms, tmp_path, capsys):

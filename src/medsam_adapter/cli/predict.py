@@ -23,6 +23,10 @@ def predict_command(
         list[str] | None,
         typer.Option(help='A sentence that names the object, such as "the spleen"; several make a label map.'),
     ] = None,
+    min_score: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Text alone: least predicted IoU of the best slice; lower finds more. [0.4]"),
+    ] = None,
     intensity: Annotated[
         str | None, typer.Option(help="percentile, rgb, ct:soft-tissue, ...; saved with adapters.")
     ] = None,
@@ -52,6 +56,9 @@ def predict_command(
         )
     prompts = _prompts(point, negative_point, box, text, scan)
     predictor = open_predictor(model, intensity, window, orientation)
+    if min_score is not None:
+        predictor.text_rules.min_best_score = min_score
+        predictor.text_rules.min_score = min(min_score, predictor.text_rules.min_score)
     began = time.perf_counter()
     encoded = predictor.encode(scan)
     with bar("following the object", len(scan.array)) as show:  # slices are encoded when the mask reaches them
@@ -85,7 +92,8 @@ def predict_command(
     volume = f", {facts['volume_ml']:g} ml" if scan.is_volume else ""
     typer.echo(f"{output}: {facts['voxels']} voxels on {facts['slices']} slices{volume}, {seconds:.1f} s")
     for label in facts.get("labels", ()):
-        typer.echo(f"  {label['label']}  {label['voxels']:>9} voxels  {label['text']}")
+        nothing = "" if label["voxels"] else "   (not found; --min-score 0.2 would accept a worse mask)"
+        typer.echo(f"  {label['label']}  {label['voxels']:>9} voxels  {label['text']}{nothing}")
     if not mask.any() and not text:
         typer.secho("the mask is empty: try a click nearer to the object's middle, or a box", fg=typer.colors.YELLOW)
 

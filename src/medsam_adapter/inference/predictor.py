@@ -15,6 +15,7 @@ from medsam_adapter.errors import PromptError, no_text_prompts
 from medsam_adapter.inference.feature_store import FeatureStore
 from medsam_adapter.inference.prompted_slices import (
     Encoded,
+    TextRules,
     decode_every_slice,
     decode_prompted_slices,
     foreground_clicks,
@@ -39,6 +40,8 @@ class MSAPredictor:
         model: an `MSAModel`; moved to `device` (the first accelerator, else the CPU).
         processor: how scans become tensors; made from the model's image size if not given.
         store: keeps the features of the frozen part of the encoder on disk.
+
+    `text_rules` says when a sentence alone has found nothing; it may be changed at any time.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class MSAPredictor:
         self.model = model.to(device).eval()
         self.processor = processor or MSAProcessor.from_model(model)
         self.store = store
+        self.text_rules = TextRules()
         self.encoded: Encoded | None = None
 
     @classmethod
@@ -182,7 +186,7 @@ class MSAPredictor:
                 raise no_text_prompts()
             texts = load_text_encoder(self.model.text_model)([prompt.text for prompt in prompts])
             if prompts[0].is_text_alone:
-                return decode_every_slice(self.model, encoded.embeddings, texts, progress, should_stop)
+                return decode_every_slice(self.model, encoded.embeddings, texts, progress, should_stop, self.text_rules)
         anchors = [
             decode_prompted_slices(self.model, encoded, prompt, None if texts is None else texts[i])
             for i, prompt in enumerate(prompts)

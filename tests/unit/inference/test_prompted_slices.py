@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medsam_adapter.inference import prompted_slices
-from medsam_adapter.inference.prompted_slices import MIN_BEST_SCORE, MIN_SCORE, decode_every_slice
+from medsam_adapter.inference.prompted_slices import TextRules, decode_every_slice
 from medsam_adapter.inference.volume import NOTHING
 
 DEPTH, SIDE = 5, 8
@@ -36,9 +36,9 @@ def decoder(monkeypatch):
         zs, said = embeddings[:, 0, 0, 0], input_texts[..., 0]
         calls.append((zs.tolist(), tuple(said.shape)))
         logits = (zs[:, None] + 10 * said)[:, :, None, None, None].expand(-1, -1, 1, SIDE, SIDE)
-        scores = torch.full_like(said, MIN_BEST_SCORE + 0.01)
-        scores[(zs[:, None] == 3) & (said == 1)] = MIN_SCORE - 0.01
-        scores[said == 3] = MIN_BEST_SCORE - 0.01
+        scores = torch.full_like(said, TextRules().min_best_score + 0.01)
+        scores[(zs[:, None] == 3) & (said == 1)] = TextRules().min_score - 0.01
+        scores[said == 3] = TextRules().min_best_score - 0.01
         return logits, scores[..., None]
 
     monkeypatch.setattr(prompted_slices, "decode_masks", decode)
@@ -60,9 +60,11 @@ def test_every_slice_of_every_text_lands_in_its_place(decoder):
 
 
 def test_the_least_scores_are_arguments(decoder):
-    got = decode_every_slice(SimpleNamespace(), Embeddings(), TEXTS, min_score=0.0, min_best_score=0.0)
+    got = decode_every_slice(SimpleNamespace(), Embeddings(), TEXTS, rules=TextRules(0.0, 0.0))
     assert (got > NOTHING).all()
-    assert (decode_every_slice(SimpleNamespace(), Embeddings(), TEXTS, min_score=1.0) == NOTHING).all()
+    assert (decode_every_slice(SimpleNamespace(), Embeddings(), TEXTS, rules=TextRules(1.0, 0.0)) == NOTHING).all()
+    low = decode_every_slice(SimpleNamespace(), Embeddings(), TEXTS, rules=TextRules(0.0, 1.0))
+    assert (low == NOTHING).all()
 
 
 def test_stopped_it_returns_what_is_done(decoder):
