@@ -14,8 +14,10 @@ import math
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from transformers.utils import logging
 
+from medsam_adapter.data.intensity import to_unit
 from medsam_adapter.data.phantom import make_phantom, write_phantom_dataset
 from medsam_adapter.data.sample import Scan
 from medsam_adapter.evaluation.evaluate import evaluate
@@ -29,6 +31,7 @@ from medsam_adapter.training.setup import TrainingData, open_data
 
 RECIPE = Path(__file__).parents[1] / "hub_configs" / "msa-phantom-text" / "recipe.yaml"
 NO_KIND = {"click": 0, "clicks": 0, "box": 0, "box_and_click": 0, "neighbour": 0, "text": 0, "text_and_click": 0}
+COLOURS = ((255, 80, 80), (80, 255, 80), (80, 160, 255))
 MIXES = {
     "sentences": {"text": 1},
     "clicks": {"click": 0.5, "clicks": 0.1, "box": 0.15, "box_and_click": 0.05, "neighbour": 0.2},
@@ -63,6 +66,8 @@ def main() -> None:
         predictor, data = MSAPredictor.from_pretrained(folder), open_data(recipe.data)
         rows[name] = {"minutes": round(epochs[-1]["seconds"] / 60, 1), "epochs": recipe.optim.epochs}
         rows[name] |= ask(predictor, data, recipe.data.targets, recipe.uses_text, folder, options.seed)
+        if recipe.uses_text:
+            write_picture(predictor, data, recipe.data.targets, folder / "text.png")
         print(json.dumps({name: rows[name]}), flush=True)
     content = {"versions": versions(), "rows": rows, "seed": options.seed, "cases": options.cases}
     (options.output / "results.json").write_text(json.dumps(content, indent=1) + "\n")
@@ -116,6 +121,31 @@ def ask_where_it_is_not(
                 logits = predictor.predict_objects(predictor.encode(scan), [prompt])
                 empty, asked = empty + int(not (logits > 0).any()), asked + 1
     return empty, asked
+
+
+def write_picture(predictor: MSAPredictor, data: TrainingData, targets: list[str], file: Path) -> None:
+    """Slices of the first test scan: as it is, what sentences found, the reference."""
+    sample, bank = data.dataset.read(data.test[0]), TextBank.load().for_labels(targets)
+    prompts = [ObjectPrompt(text=bank.targets[target].held_out[0]) for target in targets]
+    logits = predictor.predict_objects(predictor.encode(sample.scan), prompts)
+    found = np.where(logits.max(0) > 0, logits.argmax(0) + 1, 0)
+    values = {name: value for value, name in sample.label_names.items()}
+    reference = np.zeros_like(found)
+    for number, target in enumerate(targets, 1):
+        reference[sample.labels == values[target]] = number
+    grey = to_unit(sample.scan.array, "ct:soft-tissue")
+    depth, columns = len(grey), []
+    for labels in (np.zeros_like(found), found, reference):
+        rows = []
+        for z in (depth // 3, depth // 2, 4 * depth // 5):
+            picture = np.repeat(grey[z][..., None] * 255, 3, -1)
+            for number in range(1, len(targets) + 1):
+                inside = labels[z] == number
+                picture[inside] = 0.5 * picture[inside] + 0.5 * np.array(COLOURS[(number - 1) % len(COLOURS)])
+            rows.append(picture)
+        columns.append(np.concatenate(rows, 0))
+    image = Image.fromarray(np.concatenate(columns, 1).astype(np.uint8))
+    image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST).save(file)
 
 
 def _lines(file: Path) -> list[str]:
