@@ -91,7 +91,7 @@ PREDICT = {
     "point is words": ("sam-tiny IN/v8.nii.gz --point here -o o.nii.gz", "--point", "x,y,z", "found: here"),
     "two numbers for a volume": ("sam-tiny IN/v8.nii.gz --point 1,1 -o o.nii.gz", "--point", "x,y,z", "found: 1,1"),
     "three numbers for a picture": ("sam-tiny IN/picture.png --point 1,1,1 -o o.png", "--point", "x,y for a picture"),
-    "no prompt": ("sam-tiny IN/v8.nii.gz -o o.nii.gz", "there is no prompt", "--point or --box"),
+    "no prompt": ("sam-tiny IN/v8.nii.gz -o o.nii.gz", "there is no prompt", "--point, --box or --text"),
     "background only": ("sam-tiny IN/v8.nii.gz --negative-point 1,1,1 -o o.nii.gz", "only background clicks"),
     "box without slice": ("sam-tiny IN/v8.nii.gz --box 1,1,5,5 -o o.nii.gz", "--box", "x0,y0,x1,y1,z"),
     "box outside": ("sam-tiny IN/v8.nii.gz --box 1,1,50,5,2 -o o.nii.gz", "0 <= x <= 19", "found: 50, 5, 2"),
