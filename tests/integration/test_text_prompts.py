@@ -19,6 +19,7 @@ from medsam_adapter.inference.prompted_slices import TextRules
 from medsam_adapter.inference.volume import CarryRules
 from medsam_adapter.prompts.text import load_text_encoder
 from medsam_adapter.prompts.text_bank import TextBank
+from medsam_adapter.prompts.text_sampler import TextShares
 from medsam_adapter.training import loop
 from medsam_adapter.training.recipe import make_recipe
 from medsam_adapter.training.setup import make_text_sampler, open_data
@@ -290,6 +291,8 @@ def test_labels_without_names_cannot_be_named(phantoms, tiny_base, tmp_path):
     with pytest.raises(DataError, match="no names"):
         make_text_sampler(made, dataset)
     notes = []
+    made.text.elsewhere, made.text.union, made.text.absent = 0.1, 0.2, 0.3
     dataset.label_names, dataset.instances = {1: "liver", 2: "gadget"}, False
     sampler = make_text_sampler(made, dataset, notes.append)
+    assert sampler.shares == TextShares(0.1, 0.2, 0.3)
     assert len(notes) == 1 and "gadget" in notes[0] and "Segment the gadget." in sampler.sentences
