@@ -67,6 +67,8 @@ class PromptedObjective(nn.Module):
         super().__init__()
         self.model, self.prompts, self.loss_weights = model, prompts, loss
         self.mix = PromptMix(**{name: getattr(prompts, name) for name in PROMPT_KINDS})
+        named = model.named_parameters()
+        self._text_weights = [p for name, p in named if "msa_adapter_text" in name and p.requires_grad]
 
     def forward(
         self,
@@ -114,8 +116,7 @@ class PromptedObjective(nn.Module):
             raise ValueError("no target is visible in any sample of this batch")
         out = self._prompt_and_carry(batch, kind, np.flatnonzero(seen), start[seen], progress, rng)
         if kind not in SPOKEN:  # DDP wants every trained weight in every step
-            unused = [p.sum() for n, p in self.model.named_parameters() if "msa_adapter_text" in n and p.requires_grad]
-            out["loss"] = out["loss"] + 0 * sum(unused)
+            out["loss"] = out["loss"] + 0 * sum(weight.sum() for weight in self._text_weights)
         return out
 
     def _num_corrections(self, rng: np.random.Generator, progress: float) -> int:

@@ -158,8 +158,8 @@ def make_text_sampler(recipe: Recipe, dataset: Dataset, say: Callable[[str], Non
         )  # fmt: skip
     by_name = {name: value for value, name in dataset.label_names.items()}
     texts = TextBank.load(recipe.text.bank).for_labels(target_names(recipe, dataset))
-    for note in texts.notes:
-        (say or print)(note)
+    for note in texts.notes if say else ():  # of several processes only one speaks
+        say(note)
     shares = TextShares(recipe.text.elsewhere, recipe.text.union, recipe.text.absent)
     return TextSampler(texts, by_name, load_text_encoder(recipe.text.model), shares)
 

@@ -187,7 +187,7 @@ def test_every_trained_weight_gets_a_gradient_in_every_step(spoken, kind):
 
 def test_the_ramp_of_corrections():
     section = PromptSection(max_corrections=2, correction_probability=0.8, correction_ramp=0.5)
-    objective = PromptedObjective(None, section, LossSection())
+    objective = PromptedObjective(torch.nn.Identity(), section, LossSection())
     rng = np.random.default_rng(0)
     shares = [np.mean([objective._num_corrections(rng, p) > 0 for _ in range(2000)]) for p in (0.0, 0.25, 0.5, 1.0)]
     np.testing.assert_allclose(shares, [0, 0.4, 0.8, 0.8], atol=0.04)
