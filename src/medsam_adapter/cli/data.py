@@ -5,6 +5,7 @@ Only typer and the standard library are imported here, so that `msa --help` answ
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from pathlib import Path
@@ -12,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medsam_adapter.cli.data_tables import case_counts, plain_console, plain_table, print_findings, print_summary
+from medsam_adapter.cli.data_tables import (
+    case_counts,
+    plain_console,
+    plain_table,
+    print_findings,
+    print_layout,
+    print_layouts,
+    print_summary,
+)
 from medsam_adapter.cli.phantom import phantom_command
 
 if TYPE_CHECKING:
@@ -21,31 +30,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look at, check and convert data sets.", no_args_is_help=True)
 
-# {layout: (what "auto" recognises it by, an example)}.
-LAYOUT_EXAMPLES = {
-    "msd": (
-        "a file dataset.json",
-        """\
-SET/
-  dataset.json        {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver"},
-                       "training": [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}, ...]}
-  imagesTr/a.nii.gz
-  labelsTr/a.nii.gz
-or, as nnU-Net v2 writes it:
-  dataset.json        {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1},
-                       "numTraining": 1, "file_ending": ".nii.gz"}
-  imagesTr/a_0000.nii.gz
-  labelsTr/a.nii.gz""",
-    ),
-    "folder": (
-        "a folder images/ beside masks/ or labels/",
-        """\
-SET/
-  images/a.png        .png, .jpg, .tif, .bmp, .nii.gz or .nii
-  masks/a.png         or masks/a_mask.png: one suffix behind all names
-  labels.json         may be left out: {"1": "lesion", "patients": {"a": "patient 7"}}""",
-    ),
-}
 YELLOW = typer.colors.YELLOW
 
 DataPath = Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the data set.")]
@@ -65,10 +49,10 @@ def list_command(as_json: AsJson = False) -> None:
 
     rows = [_layout_facts(name) for name in LAYOUTS]
     if as_json:
-        typer.echo(json.dumps([{key: row[key] for key in ("layout", "what", "recognised_by")} for row in rows]))
+        keys = ("layout", "title", "modality", "licence", "recognised_by")
+        typer.echo(json.dumps([{key: row[key] for key in keys} for row in rows]))
         return
-    for row in rows:
-        typer.echo(f"{row['layout']}\n  {row['what']}\n  recognised by {row['recognised_by']}")
+    print_layouts(plain_console(), rows)
     typer.echo("\nThe first that fits is taken; --layout NAME insists on one.\nnext: msa data info NAME, or FOLDER")
 
 
@@ -87,8 +71,7 @@ def info_command(
         if as_json:
             typer.echo(json.dumps(facts))
         else:
-            example = f"\n\n{facts['example']}" if facts["example"] else ""
-            typer.echo(f"{name}: {facts['expects']}{example}\n\nrecognised by {facts['recognised_by']}")
+            print_layout(plain_console(), facts)
         return
     if not Path(name).exists():
         raise DataError(
@@ -177,7 +160,7 @@ def prepare_command(
             "nothing is left to train on", expected="--val and --test with a sum below 1", found=f"{val:g} + {test:g}"
         )
     dataset = open_dataset(path, layout, require_labels=False)
-    labelled = [case for case in dataset.cases if case.label is not None]
+    labelled = dataset.labelled
     if not labelled:
         raise DataError("no case has a label map", file=path, expected="masks to learn from", found="images only")
     # As training splits: the cases with a reference, so that the same seed and fractions give the same parts.
@@ -222,15 +205,9 @@ def _layout_of(path: Path, layout: str) -> str:
 def _layout_facts(name: str) -> dict[str, str]:
     from medsam_adapter.data.layouts import LAYOUTS
 
-    text = (LAYOUTS[name].__doc__ or name).strip()
-    recognised_by, example = LAYOUT_EXAMPLES.get(name, ("its own rules", ""))
-    return {
-        "layout": name,
-        "what": text.splitlines()[0],
-        "recognised_by": recognised_by,
-        "expects": text,
-        "example": example,
-    }
+    info = dataclasses.asdict(LAYOUTS[name].INFO)
+    info["labels"] = {str(value): label for value, label in info["labels"].items()}
+    return {"layout": name, "expects": (LAYOUTS[name].__doc__ or name).strip(), **info}
 
 
 def _dataset_facts(dataset: Dataset, layout: str) -> dict[str, Any]:
@@ -239,7 +216,7 @@ def _dataset_facts(dataset: Dataset, layout: str) -> dict[str, Any]:
         "root": str(dataset.root),
         "layout": layout,
         "num_cases": len(dataset.cases),
-        "num_labelled": sum(case.label is not None for case in dataset.cases),
+        "num_labelled": len(dataset.labelled),
         "num_patients": len({case.patient_id for case in dataset.cases}),
         "labels": {str(value): name for value, name in dataset.label_names.items()},
         "instances": dataset.instances,

@@ -34,6 +34,33 @@ def plain_table() -> Table:
     return table
 
 
+def print_layouts(console: Console, rows: list[dict[str, Any]]) -> None:
+    """One line for each layout: its name, what it is and the modality."""
+    table = plain_table()
+    table.add_column()
+    for row in rows:
+        table.add_row(row["layout"], row["title"], row["modality"])
+    console.print(table)
+
+
+def print_layout(console: Console, facts: dict[str, Any]) -> None:
+    """All that is known of one layout, then the files it expects."""
+    table = plain_table()
+    table.add_row("layout", facts["layout"])
+    labels = ", ".join(f"{value} {name}" for value, name in facts["labels"].items())
+    targets = ", ".join(f"{name} ({'+'.join(map(str, values))})" for name, values in facts["targets"].items())
+    for key, text in (
+        ("title", facts["title"]), ("modality", facts["modality"]), ("get it", facts["where"]),
+        ("licence", facts["licence"]), ("size", facts["size"]), ("split", facts["split"]), ("labels", labels),
+        ("targets", targets), ("channels", ", ".join(facts["channels"])), ("cite", facts["citation"]),
+        ("recognised by", facts["recognised_by"]),
+    ):  # fmt: skip
+        if text:
+            table.add_row(key, text)
+    console.print(table)
+    console.print(f"\n{facts['expects']}\n\n{facts['example']}", soft_wrap=True)  # rich would break the tree
+
+
 def print_findings(console: Console, dataset: Dataset, findings: list[Finding], limit: int) -> None:
     """Errors first, equal problems together; what differs in nothing but the case takes one row.
 

@@ -80,7 +80,7 @@ def _check_case(dataset: Dataset, case: Case) -> list[Finding]:
     if scan is not None:
         facts |= _scan_facts(scan)
         _check_scan(scan, add)
-    if case.label is None:
+    if not case.has_reference:
         add("warning", "has no label map", hint="it cannot be trained on or evaluated")
     else:
         labels = attempt(lambda: dataset.read_labels(case, scan), case.label)
@@ -208,7 +208,7 @@ def summarise(dataset: Dataset, findings: list[Finding]) -> dict[str, Any]:
         "licence": dataset.licence,
         "notes": list(dataset.notes),
         "num_cases": len(dataset.cases),
-        "num_labelled": sum(case.label is not None for case in dataset.cases),
+        "num_labelled": len(dataset.labelled),
         "num_patients": len({case.patient_id for case in dataset.cases}),
         "findings": {level: sum(f.level == level for f in findings) for level in ("error", "warning", "ok")},
         "cases_with_errors": sorted({f.case_id for f in findings if f.level == "error" and f.case_id}),

@@ -2,13 +2,13 @@
 slices.
 
 Shapes: D slices of a chunk, C channels (1 or 3), S side of the model frame, P objects, h = w side of the decoder's
-masks.
+masks. A target is a tuple of label values whose union is its mask.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -41,8 +41,9 @@ class PreparedCase:
         image: (D, C, S, S) uint8, intensities in 255ths.
         labels: (D, S, S) integer.
         resized_hw: the part of the frame that the picture fills.
-        values: label values that occur and are to be learned.
-        slices_of: {label value: indices of the slices that show it}.
+        targets: those that occur and are to be learned.
+        slices_of: {target: indices of the slices that show it}.
+        raters: the label maps of single raters, of which one stands in for `labels` in each sample; mostly none.
         frozen: if set, `frozen[first:last]` are the features of these slices, which stand in for the image.
     """
 
@@ -50,16 +51,23 @@ class PreparedCase:
     image: Tensor
     labels: Tensor
     resized_hw: tuple[int, int]
-    values: list[int]
-    slices_of: dict[int, np.ndarray]
+    targets: list[tuple[int, ...]]
+    slices_of: dict[tuple[int, ...], np.ndarray]
+    raters: list[Tensor] = field(default_factory=list)
     frozen: FrozenFeatures | None = None
 
 
-def prepare_case(sample: Sample, processor: MSAProcessor, values: Sequence[int] | None = None) -> PreparedCase:
+def prepare_case(
+    sample: Sample,
+    processor: MSAProcessor,
+    targets: Collection[tuple[int, ...]] | None = None,
+    raters: Sequence[np.ndarray] = (),
+) -> PreparedCase:
     """Turn, window and resize a sample for training.
 
     Args:
-        values: label values to learn; all that occur if None.
+        targets: what is to be learned; all that the sample has if None.
+        raters: (D, H, W) label maps of single raters.
 
     Raises:
         DataError: a case without reference.
@@ -70,19 +78,31 @@ def prepare_case(sample: Sample, processor: MSAProcessor, values: Sequence[int] 
         )
     turn = processor.turn_of(sample.scan)
     source = turn.array_to_source(processor.unit_intensities(sample.scan))
-    labels = torch.from_numpy(np.ascontiguousarray(turn.array_to_source(sample.labels)).astype(np.int32))
     letterbox = Letterbox(source.shape[1:3], processor.image_size)
     images = torch.from_numpy(np.ascontiguousarray(source))
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
     images = letterbox.image_to_model(images)
+    labels, *marked = [_resized(turn.array_to_source(each), letterbox) for each in (sample.labels, *raters)]
+    wanted = sample.targets.values() if targets is None else targets
+    slices_of = {target: np.flatnonzero(mask_of(labels, target).flatten(1).any(1).numpy()) for target in wanted}
+    slices_of = {target: slices for target, slices in slices_of.items() if len(slices)}
+    image = (images.clamp(0, 1) * 255).round().to(torch.uint8)
+    return PreparedCase(sample.case_id, image, labels, letterbox.resized_hw, list(slices_of), slices_of, marked)
+
+
+def _resized(labels: np.ndarray, letterbox: Letterbox) -> Tensor:
+    """(D, H, W) labels in the model frame, (D, S, S) int32."""
+    whole = torch.from_numpy(np.ascontiguousarray(labels).astype(np.int32))[:, None].float()
     height, width = letterbox.resized_hw
-    resized = F.interpolate(labels[:, None].float(), (height, width), mode="nearest-exact")[:, 0].to(torch.int32)
-    resized = F.pad(resized, (0, processor.image_size - width, 0, processor.image_size - height))
-    present = [int(v) for v in resized.unique() if v and (values is None or int(v) in values)]
-    slices_of = {v: np.flatnonzero((resized == v).flatten(1).any(1).numpy()) for v in present}
-    return PreparedCase(
-        sample.case_id, (images.clamp(0, 1) * 255).round().to(torch.uint8), resized, (height, width), present, slices_of
-    )
+    resized = F.interpolate(whole, (height, width), mode="nearest-exact")[:, 0].to(torch.int32)
+    return F.pad(resized, (0, letterbox.image_size - width, 0, letterbox.image_size - height))
+
+
+def mask_of(labels: Tensor, target: tuple[int, ...]) -> Tensor:
+    """Where a label map shows a target: bool, of its shape."""
+    if len(target) == 1:  # much the faster one
+        return labels == target[0]
+    return torch.isin(labels, torch.tensor(target, dtype=labels.dtype))
 
 
 class PromptedDataset(TorchDataset):
@@ -131,7 +151,8 @@ class PromptedDataset(TorchDataset):
         case = self.cases[index % len(self.cases)]
         rng = np.random.default_rng((self.seed, self.epoch, index))
         first, count = self._chunk(case, rng)
-        labels = case.labels[first : first + count]
+        labels = case.raters[rng.integers(len(case.raters))] if case.raters else case.labels
+        labels = labels[first : first + count]
         if case.frozen is not None:
             name, shown = "frozen", case.frozen[first : first + count]
         else:
@@ -160,20 +181,20 @@ class PromptedDataset(TorchDataset):
         count = min(depth, self.chunk_slices)
         if self.texts is not None and rng.random() < self.anywhere:
             return int(rng.integers(depth - count + 1)), count
-        slices = case.slices_of[case.values[rng.integers(len(case.values))]]
+        slices = case.slices_of[case.targets[rng.integers(len(case.targets))]]
         shown = int(slices[rng.integers(len(slices))])
         first = shown - int(rng.integers(count))
         return int(np.clip(first, 0, depth - count)), count
 
     def _targets(self, case: PreparedCase, labels: Tensor, rng: np.random.Generator) -> Tensor:
-        visible = self._visible(case, labels) or case.values
+        visible = self._visible(case, labels) or case.targets
         chosen = [visible[i] for i in rng.permutation(len(visible))[: self.objects]]
         chosen += [chosen[i % len(chosen)] for i in range(self.objects - len(chosen))]
-        return self._to_mask_size(torch.stack([labels == v for v in chosen], 1))
+        return self._to_mask_size(torch.stack([mask_of(labels, target) for target in chosen], 1))
 
     @staticmethod
-    def _visible(case: PreparedCase, labels: Tensor) -> list[int]:
-        return [v for v in case.values if (labels == v).any()]
+    def _visible(case: PreparedCase, labels: Tensor) -> list[tuple[int, ...]]:
+        return [target for target in case.targets if mask_of(labels, target).any()]
 
     def _to_mask_size(self, masks: Tensor) -> Tensor:
         return F.adaptive_avg_pool2d(masks.float(), (self.mask_side, self.mask_side))
@@ -193,21 +214,25 @@ def load_cases(
     processor: MSAProcessor,
     targets: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    each_rater: bool = False,
 ) -> list[PreparedCase]:
     """Read and prepare cases; those that show no target are left out.
 
     Args:
-        targets: names of labels; all if None.
+        targets: names of targets; all if None.
+        each_rater: of cases that several people marked, keep the map of each.
         progress: called with (cases done, cases).
 
     Raises:
         DataError: a case that cannot be read, an unknown target name, or no target in any case.
     """
-    values = target_values(dataset, targets)
+    wanted = None if dataset.instances else wanted_targets(dataset, targets).values()
     prepared = []
     for done, case in enumerate(cases, 1):
-        ready = prepare_case(dataset.read(case), processor, values)
-        if ready.values:
+        sample = dataset.read(case)
+        raters = [dataset.read_labels(case, sample.scan, name) for name in case.raters] if each_rater else []
+        ready = prepare_case(sample, processor, wanted, raters)
+        if ready.targets:
             prepared.append(ready)
         if progress:
             progress(done, len(cases))
@@ -215,28 +240,30 @@ def load_cases(
         raise DataError(
             "no case shows any target",
             file=dataset.root,
-            expected=", ".join(targets or dataset.label_names.values()),
+            expected=", ".join(targets or dataset.targets),
             found=f"{len(cases)} cases with empty label maps",
             hint="look at the masks with `msa data check`",
         )
     return prepared
 
 
-def target_values(dataset: Dataset, targets: Sequence[str] | None) -> list[int] | None:
-    """Label values of target names; None (all) if no names are given. Raises `DataError` for an unknown name."""
-    if not targets:
-        return None
-    by_name = {name: value for value, name in dataset.label_names.items()}
-    unknown = [name for name in targets if name not in by_name]
+def wanted_targets(dataset: Dataset, names: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
+    """The targets of these names, in the data set's order; all if no names are given.
+
+    Raises:
+        DataError: an unknown name.
+    """
+    known = dataset.targets
+    unknown = [name for name in names or () if name not in known]
     if unknown:
         raise DataError(
-            f"the data set has no label {unknown[0]!r}",
+            f"the data set has no target {unknown[0]!r}",
             file=dataset.root,
-            expected=", ".join(by_name) or "no named labels",
+            expected=", ".join(known) or "no named labels",
             found=", ".join(unknown),
             hint="set data.targets to names from this list, or leave it empty for all",
         )
-    return [by_name[name] for name in targets]
+    return {name: values for name, values in known.items() if not names or name in names}
 
 
 def collate(samples: Sequence[dict]) -> dict:

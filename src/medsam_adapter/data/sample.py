@@ -17,7 +17,7 @@ class Scan:
     """One picture or volume as it was read: no intensity change, no resampling, no reorientation.
 
     Attributes:
-        array: (D, H, W) grey or (D, H, W, 3) colour, in the file's own dtype and scale (HU for CT). NIfTI voxel (i, j,
+        array: (D, H, W) grey, (D, H, W, 3) colour or (D, H, W, C) channels such as MRI sequences, in the file's own dtype and scale (HU for CT). NIfTI voxel (i, j,
             k) is array[k, j, i], so a point (x, y, z) is the voxel (i, j, k) of the file. A picture has D == 1.
         spacing_mm: voxel size (z, y, x) in mm; (1, 1, 1) for a picture, whose file knows none.
         affine: (4, 4) voxel (i, j, k) -> RAS mm as in the NIfTI header; None for a picture.
@@ -45,17 +45,25 @@ class Case:
     Attributes:
         case_id: unique in the data set; file names of results are made from it.
         image: the image file.
-        label: the label map; None for a case without reference.
+        label: the label map; None for a case without one.
         patient_id: cases of one patient never stand on both sides of a split; defaults to `case_id`.
+        channels: further image files on the grid of `image`, which with it make the channels, in order.
+        raters: {name of a person who marked the case: the file with these marks}, where there are several.
     """
 
     case_id: str
     image: Path
     label: Path | None = None
     patient_id: str = ""
+    channels: tuple[Path, ...] = ()
+    raters: dict[str, Path] = field(default_factory=dict)
 
     def __post_init__(self):
         self.patient_id = self.patient_id or self.case_id
+
+    @property
+    def has_reference(self) -> bool:
+        return self.label is not None or bool(self.raters)
 
 
 @dataclass
@@ -66,9 +74,11 @@ class Sample:
         scan: the image.
         labels: (D, H, W) integer label map on the scan's grid, 0 = background; None without reference.
         label_names: {label value: name}, background left out.
+        targets: {name of what can be asked for: the label values that make it up}.
     """
 
     case_id: str
     scan: Scan
     labels: np.ndarray | None = None
     label_names: dict[int, str] = field(default_factory=dict)
+    targets: dict[str, tuple[int, ...]] = field(default_factory=dict)

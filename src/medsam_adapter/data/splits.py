@@ -44,6 +44,16 @@ def make_split(cases: Iterable[Case], fractions: Mapping[str, float] = DEFAULT_F
     return split
 
 
+def with_validation(split: Mapping[str, list[str]], cases: Iterable[Case], fraction: float, seed: int = 0) -> Split:
+    """A split that names no validation cases with this share of the training patients as such; others as they are."""
+    split = {part: list(ids) for part, ids in split.items()}
+    wanted = set(split.get("train", ()))
+    train = [case for case in cases if case.case_id in wanted]
+    if split.get("val") or not fraction or len({case.patient_id for case in train}) < 2:
+        return split
+    return {**split, **make_split(train, {"train": 1 - fraction, "val": fraction}, seed)}
+
+
 def _rank(seed: int, patient: str) -> str:
     return hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest()
 

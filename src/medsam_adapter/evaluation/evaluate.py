@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 
 from medsam_adapter.data.geometry import Turn
 from medsam_adapter.data.layouts import Dataset
-from medsam_adapter.data.loader import target_values
+from medsam_adapter.data.loader import wanted_targets
 from medsam_adapter.data.sample import Case, Scan
 from medsam_adapter.errors import PromptError
 from medsam_adapter.evaluation.metrics import mask_metrics
@@ -46,6 +47,7 @@ def evaluate(
     targets: Sequence[str] | None = None,
     seed: int = 0,
     bank: str | Path | None = None,
+    raters: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
     keep: Callable[[Evaluated], None] | None = None,
 ) -> EvaluationResult:
@@ -55,7 +57,9 @@ def evaluate(
         cases: those with a reference count.
         protocol: 1-point, 3-points, 10-points, box, box-0.5, box-0.75, text, text-union, text-absent.
         per: "volume" (prompts once, masks carried) or "slice" (every slice prompted).
-        targets: names of labels; all if None.
+        targets: names of targets; all if None.
+        raters: of cases that several people marked, score each mask against each of them too. The prompts come from the
+            majority's map in any case.
         seed: of the prompts; the prompts of a case do not depend on the other cases.
         bank: sentences in addition to the shipped bank of texts.
         progress: called with (cases done, cases, case id).
@@ -66,22 +70,23 @@ def evaluate(
     """
     check_protocol(protocol, per)
     result = EvaluationResult(model_name, f"{protocol} per {per}")
-    wanted = target_values(dataset, targets)
+    wanted = wanted_targets(dataset, targets)
     texts = None
     if protocol in SPOKEN:
-        if not dataset.label_names:
+        if not wanted:
             raise PromptError(
                 "the labels have no names, so no sentence can name them", expected="named labels",
                 found="numbered objects", hint="use --prompts 1-point, or name the labels in labels.json",
             )  # fmt: skip
-        texts = TextBank.load(bank).for_labels([n for v, n in dataset.label_names.items() if not wanted or v in wanted])
+        texts = TextBank.load(bank).for_labels(list(wanted))
     for done, case in enumerate(cases, 1):
         sample = dataset.read(case)
         if sample.labels is None:
             continue
         turn = predictor.processor.turn_of(sample.scan)
-        names = {v: n for v, n in sample.label_names.items() if wanted is None or v in wanted}
-        asked = questions(case.case_id, turn.array_to_source(sample.labels), names, turn, protocol, per, seed, texts)
+        asked_for = sample.targets if dataset.instances else wanted
+        source = turn.array_to_source(sample.labels)
+        asked = questions(case.case_id, source, asked_for, turn, protocol, per, seed, texts)
         prompts = [question.prompt for question in asked if question.prompt]
         began = time.perf_counter()
         masks = iter(())
@@ -89,6 +94,7 @@ def evaluate(
             masks = iter(predictor.predict_objects(predictor.encode(sample.scan), prompts, carry=per == "volume") > 0)
         seconds = (time.perf_counter() - began) / max(1, len(prompts))
         empty = np.zeros(sample.labels.shape, bool)
+        marked = {name: dataset.read_labels(case, sample.scan, name) for name in case.raters} if raters else {}
         for question in asked:
             shown = question.prompt is not None
             prediction, reference = next(masks) if shown else empty, np.isin(sample.labels, question.values)
@@ -100,6 +106,9 @@ def evaluate(
                 seconds if shown else float("nan"),
             )
             result.cases.append(row)
+            for name, labels in marked.items():
+                metrics = mask_metrics(prediction, np.isin(labels, question.values), sample.scan.spacing_mm)
+                result.raters.setdefault(name, []).append(dataclasses.replace(row, metrics=metrics))
             if keep and shown:
                 keep(Evaluated(row, sample.scan, turn, question.prompt, prediction, reference))
         if progress:

@@ -39,7 +39,7 @@ class Question:
 def questions(
     case_id: str,
     labels: np.ndarray,
-    names: Mapping[int, str],
+    targets: Mapping[str, tuple[int, ...]],
     turn: Turn,
     protocol: str,
     per: str,
@@ -50,7 +50,7 @@ def questions(
 
     Args:
         labels: (D, H, W) in the source frame.
-        names: {label value: name} of the wanted targets.
+        targets: {name: label values} of what is wanted.
         texts: what the bank says about these names; needed by the protocols with sentences.
 
     Raises:
@@ -58,18 +58,19 @@ def questions(
     """
     case_seed = np.frombuffer(case_id.encode(), np.uint8).tolist()
     if protocol in SPOKEN:
-        return _spoken(names, protocol, texts, np.random.default_rng([seed, *case_seed]))
+        return _spoken(targets, protocol, texts, np.random.default_rng([seed, *case_seed]))
     asked = []
-    for value, name in names.items():
-        target, rng = labels == value, np.random.default_rng([seed, value, *case_seed])
-        asked.append(Question(name, (value,), draw_prompt(target, turn, protocol, per, rng) if target.any() else None))
+    for name, values in targets.items():
+        target, rng = np.isin(labels, values), np.random.default_rng([seed, *values, *case_seed])
+        asked.append(Question(name, values, draw_prompt(target, turn, protocol, per, rng) if target.any() else None))
     return asked
 
 
-def _spoken(names: Mapping[int, str], protocol: str, texts: LabelTexts, rng: np.random.Generator) -> list[Question]:
-    values = {name: value for value, name in names.items()}
+def _spoken(
+    values: Mapping[str, tuple[int, ...]], protocol: str, texts: LabelTexts, rng: np.random.Generator
+) -> list[Question]:
     if protocol == "text":
-        return [Question(n, (v,), ObjectPrompt(text=_one(texts.targets[n].held_out, rng))) for n, v in values.items()]
+        return [Question(n, v, ObjectPrompt(text=_one(texts.targets[n].held_out, rng))) for n, v in values.items()]
     if protocol == "text-absent":
         if not texts.absent.held_out:
             raise PromptError(
@@ -86,7 +87,11 @@ def _spoken(names: Mapping[int, str], protocol: str, texts: LabelTexts, rng: np.
             found=", ".join(values), hint="add one to a bank file and give it with --bank",
         )  # fmt: skip
     return [
-        Question(" + ".join(u.targets), tuple(values[t] for t in u.targets), ObjectPrompt(text=_one(u.held_out, rng)))
+        Question(
+            " + ".join(u.targets),
+            tuple(value for target in u.targets for value in values[target]),
+            ObjectPrompt(text=_one(u.held_out, rng)),
+        )
         for u in texts.unions
     ]
 

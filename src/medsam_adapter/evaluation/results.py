@@ -23,7 +23,7 @@ from ..errors import MSAError, MSAInputError
 from .metrics import METRIC_NAMES, MaskMetrics
 
 FORMAT_VERSION = 1
-RESULTS_JSON, RESULTS_CSV = "results.json", "results.csv"
+RESULTS_JSON, RESULTS_CSV, PROMPTS_JSON = "results.json", "results.csv", "prompts.json"
 
 
 @dataclass
@@ -37,6 +37,7 @@ class CaseResult:
         prompts: the prompts that were given, as JSON can hold them (numpy arrays become lists), so that every method
             can get the same.
         seconds: wall time of the prediction; nan if it was not measured.
+        object: its own name ("object 3") where several objects of a case are one target; else empty.
     """
 
     case_id: str
@@ -44,6 +45,7 @@ class CaseResult:
     metrics: MaskMetrics
     prompts: dict[str, Any] = field(default_factory=dict)
     seconds: float = math.nan
+    object: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,12 +107,21 @@ class EvaluationResult:
         cases: one entry for each case and target. Several entries of one pair (the objects of a picture, repeated draws
             of prompts) are averaged first and count as one.
         settings: what is needed to do it again: seed, data set, split, versions.
+        raters: {name: the same masks scored against this person's marks alone}, where several marked the cases.
     """
 
     model: str
     protocol: str
     cases: list[CaseResult] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    raters: dict[str, list[CaseResult]] = field(default_factory=dict)
+
+    def against_raters(self) -> list[EvaluationResult]:
+        """The same masks against each rater, a result each."""
+        return [
+            EvaluationResult(self.model, f"{self.protocol}, against {name}", cases, self.settings)
+            for name, cases in self.raters.items()
+        ]
 
     def summary(self) -> Summary:
         """Mean, std and median per target and overall."""
@@ -128,8 +139,40 @@ class EvaluationResult:
         )
         return Summary(targets, overall)
 
+    def case_values(self, metric: str) -> tuple[list[str], list[str], np.ndarray]:
+        """Case ids, targets and a value of one metric for each: (cases, targets) float, nan where there is none.
+
+        Several entries of one pair are averaged, as in `summary`.
+        """
+        cases = list(dict.fromkeys(case.case_id for case in self.cases))
+        targets = list(dict.fromkeys(case.target for case in self.cases))
+        pairs: dict[tuple[int, int], list[float]] = {}
+        rows, columns = ({name: i for i, name in enumerate(names)} for names in (cases, targets))
+        for case in self.cases:
+            pairs.setdefault((rows[case.case_id], columns[case.target]), []).append(getattr(case.metrics, metric))
+        values = np.full((len(cases), len(targets)), math.nan)
+        for place, found in pairs.items():
+            values[place] = Statistics.of(found).mean
+        return cases, targets, values
+
+    def prompts(self) -> dict[str, Any]:
+        """What prompts.json holds: the prompts as {case: {target: prompt or None}} and how they were drawn.
+
+        None stands for a target that the case does not show, so that nothing could be clicked.
+        """
+        asked: dict[str, dict[str, Any]] = {}
+        for case in self.cases:
+            of_case, name, number = asked.setdefault(case.case_id, {}), case.object or case.target, 1
+            while name in of_case:  # repeated draws
+                number += 1
+                name = f"{case.object or case.target} #{number}"
+            of_case[name] = case.prompts or None
+        drawn = {key: self.settings.get(key) for key in ("protocol", "per", "seed", "dataset")}
+        return {"format_version": FORMAT_VERSION, **drawn, "cases": asked}
+
     def save(self, folder: str | Path) -> Path:
-        """Writes results.json (all of it, and the summary) and results.csv (a line for each case and target).
+        """Writes results.json (all of it, and the summary), results.csv (a line for each case and target) and
+        prompts.json (see `prompts`).
 
         Each file is complete or not there: it is written beside its place and then renamed. Returns the folder.
         """
@@ -143,9 +186,9 @@ class EvaluationResult:
             "summary": asdict(self.summary()),
             "cases": [asdict(case) for case in self.cases],
         }
-        text = json.dumps(_plain(content), indent=2, allow_nan=False, ensure_ascii=False)
-        _write_atomically(folder / RESULTS_JSON, text + "\n")
-        _write_atomically(folder / RESULTS_CSV, self._csv())
+        write_atomically(folder / RESULTS_JSON, _json(content))
+        write_atomically(folder / RESULTS_CSV, self._csv())
+        write_atomically(folder / PROMPTS_JSON, _json(self.prompts()))
         return folder
 
     @classmethod
@@ -201,6 +244,10 @@ def _target_summary(cases: list[list[MaskMetrics]]) -> TargetSummary:
     )
 
 
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(_plain(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
 def _plain(value: Any) -> Any:
     """The value with numpy, paths and tuples as JSON has them; nan becomes null."""
     if isinstance(value, dict):
@@ -227,10 +274,13 @@ def _case_from_json(content: dict[str, Any]) -> CaseResult:
     for name in METRIC_NAMES:
         metrics[name] = math.nan if metrics[name] is None else metrics[name]
     seconds = math.nan if content["seconds"] is None else content["seconds"]
-    return CaseResult(content["case_id"], content["target"], MaskMetrics(**metrics), content["prompts"], seconds)
+    return CaseResult(
+        content["case_id"], content["target"], MaskMetrics(**metrics), content["prompts"], seconds,
+        content.get("object", ""),
+    )  # fmt: skip
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """A reader sees the old file or the new one, never half of one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

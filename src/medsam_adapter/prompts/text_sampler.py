@@ -33,14 +33,14 @@ class TextSampler:
 
     Args:
         texts: what the bank says about the data set's labels (`TextBank.for_labels`).
-        values: {the data set's label name: label value}.
+        values: {name of a target of the data set: the label values that make it up}.
         encode: sentences -> (n, W), e.g. a `TextEncoder`; asked once, for every sentence.
     """
 
     def __init__(
         self,
         texts: LabelTexts,
-        values: Mapping[str, int],
+        values: Mapping[str, tuple[int, ...]],
         encode: Callable[[Sequence[str]], Tensor],
         shares: TextShares | None = None,
     ):
@@ -51,17 +51,17 @@ class TextSampler:
             sentences.extend(new)
             return np.arange(len(sentences) - len(new), len(sentences))
 
-        self._of_value = {values[name]: enter(target.train) for name, target in texts.targets.items()}
-        self._unions = [({values[name] for name in u.targets}, enter(u.train)) for u in texts.unions]
+        self._of_target = {values[name]: enter(target.train) for name, target in texts.targets.items()}
+        self._unions = [({v for name in u.targets for v in values[name]}, enter(u.train)) for u in texts.unions]
         self._absent = enter(texts.absent.train)
         self.sentences = sentences
         self.embeddings = encode(sentences)
 
-    def draw(self, shown: Collection[int], rng: np.random.Generator) -> tuple[set[int], int]:
+    def draw(self, shown: Collection[tuple[int, ...]], rng: np.random.Generator) -> tuple[set[int], int]:
         """A sentence for a sample.
 
         Args:
-            shown: label values that the sample shows.
+            shown: targets that the sample shows, by their label values.
 
         Returns:
             the label values that the sentence means, and its row in `embeddings`.
@@ -74,11 +74,11 @@ class TextSampler:
             meant, rows = self._unions[rng.integers(len(self._unions))]
             return set(meant), int(rng.choice(rows))
         kind -= shares.union
-        candidates = sorted(set(shown) & set(self._of_value))
+        candidates = sorted(set(shown) & set(self._of_target))
         if 0 <= kind < shares.elsewhere or not candidates:
-            candidates = sorted(self._of_value)
-        value = candidates[rng.integers(len(candidates))]
-        return {value}, int(rng.choice(self._of_value[value]))
+            candidates = sorted(self._of_target)
+        target = candidates[rng.integers(len(candidates))]
+        return set(target), int(rng.choice(self._of_target[target]))
 
     def mask(self, labels: Tensor, meant: Collection[int]) -> Tensor:
         """The mask of a sentence on a label map: bool, of its shape."""

@@ -79,7 +79,7 @@ class _Run:
         self.data = open_data(recipe.data)
         torch.manual_seed(recipe.run.seed)
         self.model = make_model(recipe, self.data.dataset)
-        self.processor = make_processor(recipe, self.model)
+        self.processor = make_processor(recipe, self.model, self.data.dataset)
         if recipe.optim.mixed_precision == "bf16":
             keep_frozen_encoder_in(self.model, torch.bfloat16)
         if recipe.optim.gradient_checkpointing:
@@ -143,7 +143,8 @@ class _Run:
         recipe, data = self.recipe, self.data
         with tqdm(total=len(data.train), desc="reading", unit="case", disable=not self.show_progress) as bar:
             cases = load_cases(
-                data.dataset, data.train, self.processor, recipe.data.targets, lambda done, total: bar.update()
+                data.dataset, data.train, self.processor, recipe.data.targets, lambda done, total: bar.update(),
+                each_rater=recipe.data.raters == "each",
             )
         if self.store is not None:
             self._keep_features(cases)

@@ -36,17 +36,25 @@ class DataSection:
     path: str = ""
     """Folder of the data set."""
     layout: str = "auto"
-    """How it is laid out: auto, msd, folder."""
+    """How it is laid out: auto, or a name of `msa data list`."""
+    channel: str = ""
+    """Of several channels, such as MRI sequences: which to take, by name or number; the layout's default if empty."""
+    raters: str = "each"
+    """Of several people who marked a case: each (one is drawn for each sample) or majority."""
     intensity: str | None = None
-    """rgb, unit, percentile, window or ct:WINDOW; may be empty for 8-bit pictures only."""
+    """rgb, unit, percentile, window or ct:WINDOW; may be empty for 8-bit pictures and where the layout advises one."""
     window_hu: list[float] | None = None
     """[low, high] for intensity: window."""
-    orientation: str = "LPS"
-    """Where x, y, z of volumes point: LPS axial, LIP coronal, PIL sagittal slices; `file` keeps the file's axes."""
+    orientation: str | None = None
+    """Where x, y, z of volumes point: LPS axial (unless the layout advises another), LIP coronal, PIL sagittal slices;
+    `file` keeps the file's axes."""
     targets: list[str] | None = None
     """Names of the labels to learn; all if empty."""
     split: str | None = None
-    """A JSON file {train: [case ids], val: [...], test: [...]}; made from the fractions and the seed if empty."""
+    """A JSON file {train: [case ids], val: [...], test: [...]}; if empty the data set's own, or one made from the
+    fractions and the seed."""
+    official_split: bool = True
+    """Without a split file: take the data set's own split where it comes with one."""
     val_fraction: float = 0.1
     """Share of the patients that choose the best checkpoint."""
     test_fraction: float = 0.0
@@ -276,6 +284,7 @@ def _check(recipe: Recipe, file) -> None:
             expected="prompts.text above 0", found=f"run.validate_prompts: {recipe.run.validate_prompts}",
         )  # fmt: skip
     for name, value, choices in (
+        ("data.raters", recipe.data.raters, ("each", "majority")),
         ("optim.mixed_precision", recipe.optim.mixed_precision, ("no", "bf16", "fp16")),
         ("run.tracker", recipe.run.tracker, ("none", "tensorboard", "trackio", "wandb")),
     ):

@@ -16,7 +16,7 @@ from medsam_adapter.adapters.files import read_adapter_config, start_from_adapte
 from medsam_adapter.backbones import resolve_base
 from medsam_adapter.data.layouts import Dataset, open_dataset
 from medsam_adapter.data.sample import Case
-from medsam_adapter.data.splits import Split, load_split, make_split
+from medsam_adapter.data.splits import Split, load_split, make_split, with_validation
 from medsam_adapter.errors import CheckpointError, DataError, MSAError, RecipeError
 from medsam_adapter.frozen_features import num_frozen_blocks
 from medsam_adapter.inference.feature_store import FeatureStore
@@ -54,14 +54,16 @@ def open_data(section: DataSection) -> TrainingData:
     """
     if not section.path:
         raise RecipeError("the recipe names no data", expected="data.path", hint="add --data.path FOLDER")
-    dataset = open_dataset(section.path, section.layout, require_labels=False)
-    labelled = [case for case in dataset.cases if case.label is not None]
+    dataset = open_dataset(section.path, section.layout, require_labels=False, channel=section.channel)
+    labelled = dataset.labelled
     if not labelled:
         raise DataError(
             "no case has a label map", file=section.path, expected="masks to learn from", found="images only"
         )
     if section.split:
         split = load_split(section.split, dataset.cases)
+    elif dataset.official_split and section.official_split:
+        split = with_validation(dataset.official_split, labelled, section.val_fraction, section.split_seed)
     else:
         fractions = {"val": section.val_fraction, "test": section.test_fraction}
         split = make_split(labelled, {"train": 1 - sum(fractions.values()), **fractions}, section.split_seed)
@@ -136,7 +138,7 @@ def make_model(recipe: Recipe, dataset: Dataset) -> MSAModel:
 
 def target_names(recipe: Recipe, dataset: Dataset) -> list[str]:
     """Names of what is learned."""
-    return recipe.data.targets or list(dataset.label_names.values()) or ["object"]
+    return recipe.data.targets or list(dataset.targets) or ["object"]
 
 
 def make_text_sampler(recipe: Recipe, dataset: Dataset, say: Callable[[str], None] | None = None) -> TextSampler | None:
@@ -150,18 +152,17 @@ def make_text_sampler(recipe: Recipe, dataset: Dataset, say: Callable[[str], Non
     """
     if not recipe.uses_text:
         return None
-    if not dataset.label_names:
+    if not dataset.targets:
         raise DataError(
             "the labels have no names, so no sentence can name them", file=dataset.root,
             expected="named labels", found="numbered objects" if dataset.instances else "none",
             hint="name them in labels.json, or set prompts.text and prompts.text_and_click to 0",
         )  # fmt: skip
-    by_name = {name: value for value, name in dataset.label_names.items()}
     texts = TextBank.load(recipe.text.bank).for_labels(target_names(recipe, dataset))
     for note in texts.notes if say else ():  # of several processes only one speaks
         say(note)
     shares = TextShares(recipe.text.elsewhere, recipe.text.union, recipe.text.absent)
-    return TextSampler(texts, by_name, load_text_encoder(recipe.text.model), shares)
+    return TextSampler(texts, dataset.targets, load_text_encoder(recipe.text.model), shares)
 
 
 def keep_frozen_encoder_in(model: MSAModel, dtype: torch.dtype) -> None:
@@ -189,9 +190,9 @@ def open_feature_store(recipe: Recipe, model: MSAModel) -> FeatureStore | None:
     return FeatureStore(recipe.data.feature_cache, model)
 
 
-def make_processor(recipe: Recipe, model: MSAModel) -> MSAProcessor:
-    """The processor that goes with the run."""
+def make_processor(recipe: Recipe, model: MSAModel, dataset: Dataset) -> MSAProcessor:
+    """The processor that goes with the run; what the recipe leaves open is as the layout advises."""
     data = recipe.data
-    return MSAProcessor.from_model(
-        model, intensity=data.intensity, window_hu=data.window_hu, orientation=data.orientation
-    )
+    intensity = data.intensity or (None if data.window_hu else dataset.intensity)
+    orientation = data.orientation or dataset.orientation or "LPS"
+    return MSAProcessor.from_model(model, intensity=intensity, window_hu=data.window_hu, orientation=orientation)

@@ -1,7 +1,7 @@
 """Opening a data set folder, whatever its layout.
 
-A layout is a module with `detect(root) -> bool` and `load(root, *, require_labels, channel) -> Dataset`; a new one is a
-file here and a line in `LAYOUTS`.
+A layout is a module with `INFO` (a `LayoutInfo`), `detect(root) -> bool` and `load(root, *, require_labels, channel) ->
+Dataset`; a new one is a file here and a line in `LAYOUTS`.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from pathlib import Path
 from ...errors import DataError
 from . import folder, msd
 from .base import Dataset
+from .info import LayoutInfo
 
 # In the order in which "auto" asks them.
 LAYOUTS = {"msd": msd, "folder": folder}
 
 
-def open_dataset(path: str | Path, layout: str = "auto", *, require_labels: bool = True, channel: int = 0) -> Dataset:
+def open_dataset(path: str | Path, layout: str = "auto", *, require_labels: bool = True, channel: str | int = "") -> Dataset:
     """Finds the cases and label names of a data set folder; no image is read.
 
     Args:
-        layout: "msd" (dataset.json of the Medical Segmentation Decathlon or nnU-Net), "folder" (images/ beside masks/
-            or labels/), or "auto" for whichever fits.
+        layout: a name in `LAYOUTS`, such as "btcv", "msd" (dataset.json of the Medical Segmentation Decathlon or
+            nnU-Net) or "folder" (images/ beside masks/ or labels/); "auto" for the first that fits.
         require_labels: an image without mask is an error; if False it is a case without label.
-        channel: which channel of multi-channel images to take.
+        channel: which channel of multi-channel images to take, by name or number; the layout's default if empty.
 
     Raises:
         DataError: no such folder, unknown layout, or a folder that is not in the layout.
@@ -36,7 +37,7 @@ def open_dataset(path: str | Path, layout: str = "auto", *, require_labels: bool
             file=root,
             expected="a folder",
             found="a file" if root.exists() else "no such folder",
-            hint="give the folder that holds dataset.json or images/",
+            hint="give the folder that holds the images or their folders, such as dataset.json or images/",
         )
     if layout == "auto":
         layout = next((name for name, module in LAYOUTS.items() if module.detect(root)), "")
@@ -45,9 +46,10 @@ def open_dataset(path: str | Path, layout: str = "auto", *, require_labels: bool
             raise DataError(
                 "is in no known layout",
                 file=root,
-                expected="dataset.json (msd), or images/ beside masks/ or labels/ (folder)",
+                expected="dataset.json (msd), images/ beside masks/ or labels/ (folder), or a public data set as it is "
+                "distributed (msa data list)",
                 found=", ".join(entries) or "an empty folder",
-                hint="move the files into images/ and masks/ with matching names",
+                hint="give the folder one level up or down, or move the files into images/ and masks/ with matching names",
             )
     if layout not in LAYOUTS:
         nearest = difflib.get_close_matches(layout, LAYOUTS, n=1, cutoff=0.0)
@@ -58,7 +60,7 @@ def open_dataset(path: str | Path, layout: str = "auto", *, require_labels: bool
             found=layout,
             hint=f"did you mean '{nearest[0]}'?",
         )
-    return LAYOUTS[layout].load(root, require_labels=require_labels, channel=channel)
+    return LAYOUTS[layout].load(root, require_labels=require_labels, channel=str(channel))
 
 
-__all__ = ["LAYOUTS", "Dataset", "open_dataset"]
+__all__ = ["LAYOUTS", "Dataset", "LayoutInfo", "open_dataset"]

@@ -20,6 +20,19 @@ from ..io import read_label, stem
 from ..sample import Case
 from .base import Dataset
 from .files import image_files, read_json_object, some
+from .info import LayoutInfo
+
+INFO = LayoutInfo(
+    title="Your own data: images/ beside masks/ or labels/, matched by file name",
+    recognised_by="a folder images/ beside masks/ or labels/",
+    example="""\
+SET/
+  images/a.png        .png, .jpg, .tif, .bmp, .nii.gz or .nii
+  masks/a.png         or masks/a_mask.png: one suffix behind all names
+  labels.json         may be left out: {"1": "lesion", "patients": {"a": "patient 7"}}""",
+    licence="yours; name it in labels.json",
+    split="none: split by patient",
+)
 
 MASK_FOLDERS = ("masks", "labels")
 # More values than any organ scheme has, numbered without gaps in each file: objects, not classes.
@@ -30,16 +43,14 @@ def detect(root: Path) -> bool:
     return (root / "images").is_dir() and any((root / name).is_dir() for name in MASK_FOLDERS)
 
 
-def load(root: Path, *, require_labels: bool = True, channel: int = 0) -> Dataset:
+def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Dataset:
     """See `open_dataset`. Reads the masks too where there is no labels.json to say which values they have.
 
     Raises:
         DataError: no images, names that do not match, or a labels.json that cannot be understood.
     """
-    if channel:
-        raise DataError(
-            "images in a plain folder have one channel", file=root, expected="channel=0", found=str(channel)
-        )
+    if channel not in ("", "0"):
+        raise DataError("images in a plain folder have one channel", file=root, expected="channel=0", found=channel)
     content = read_json_object(root / "labels.json") if (root / "labels.json").is_file() else {}
     mask_folder = next((root / name for name in MASK_FOLDERS if (root / name).is_dir()), None)
     if not (root / "images").is_dir() or (mask_folder is None and require_labels):

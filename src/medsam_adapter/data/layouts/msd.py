@@ -15,33 +15,57 @@ from ..io import stem
 from ..sample import Case
 from .base import Dataset
 from .files import image_files, read_json_object, some
+from .info import LayoutInfo
+
+INFO = LayoutInfo(
+    title="Any data set with a dataset.json: Medical Segmentation Decathlon, nnU-Net v2 (raw)",
+    recognised_by="a file dataset.json",
+    example="""\
+SET/
+  dataset.json        {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver"},
+                       "training": [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}, ...]}
+  imagesTr/a.nii.gz
+  labelsTr/a.nii.gz
+or, as nnU-Net v2 writes it:
+  dataset.json        {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1},
+                       "numTraining": 1, "file_ending": ".nii.gz"}
+  imagesTr/a_0000.nii.gz
+  labelsTr/a.nii.gz""",
+    licence="of the task; the Decathlon's ten are CC BY-SA 4.0",
+    where="http://medicaldecathlon.com",
+    split="none with labels: imagesTr is split by patient, imagesTs has no labels",
+    citation="Antonelli et al., The Medical Segmentation Decathlon, Nat. Commun. 13, 4128 (2022), "
+    "doi:10.1038/s41467-022-30695-9",
+    channels=("the names or numbers in dataset.json",),
+)
 
 
 def detect(root: Path) -> bool:
     return (root / "dataset.json").is_file()
 
 
-def load(root: Path, *, require_labels: bool = True, channel: int = 0) -> Dataset:
+def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Dataset:
     """See `open_dataset`. Raises DataError for a dataset.json that is neither MSD nor nnU-Net v2."""
     file = root / "dataset.json"
     content = read_json_object(file)
     notes: list[str] = []
     channels = content.get("modality", content.get("channel_names", {}))
     channels = channels if isinstance(channels, dict) else {}
-    if channels and str(channel) not in channels:
+    number = {str(name): key for key, name in channels.items()}.get(channel, channel or "0")
+    if not number.isdigit() or (channels and number not in channels):
         raise DataError(
             "does not have the wanted channel",
             file=file,
-            expected="one of " + ", ".join(f"{number} ({name})" for number, name in channels.items()),
-            found=str(channel),
+            expected="one of " + (", ".join(f"{key} ({name})" for key, name in channels.items()) or "0, 1, ..."),
+            found=channel,
         )
-    modality = channels.get(str(channel), content.get("modality") if isinstance(content.get("modality"), str) else None)
+    modality = channels.get(number, content.get("modality") if isinstance(content.get("modality"), str) else None)
     if len(channels) > 1:
         notes.append(
-            f"Images have {len(channels)} channels; channel {channel} ({modality}) is read, the others are not."
+            f"Images have {len(channels)} channels; channel {number} ({modality}) is read, the others are not."
         )
     is_msd = "training" in content
-    cases = _msd_cases(root, content) if is_msd else _nnunet_cases(root, content, channel)
+    cases = _msd_cases(root, content) if is_msd else _nnunet_cases(root, content, int(number))
     if content.get("numTraining") not in (None, len(cases)):
         notes.append(f"dataset.json says numTraining {content['numTraining']}, and there are {len(cases)} cases.")
     unlabelled = [case.case_id for case in cases if case.label is None]
@@ -59,8 +83,9 @@ def load(root: Path, *, require_labels: bool = True, channel: int = 0) -> Datase
         cases=cases,
         label_names=_label_names(content, file),
         modality=modality,
+        intensity="ct:soft-tissue" if str(modality).upper() == "CT" else None,
         licence=content.get("licence", content.get("license")),
-        channel=channel if is_msd and len(channels) > 1 else None,
+        channel=int(number) if is_msd and len(channels) > 1 else None,
         notes=notes,
     )
 
