@@ -17,8 +17,9 @@ class Scan:
     """One picture or volume as it was read: no intensity change, no resampling, no reorientation.
 
     Attributes:
-        array: (D, H, W) grey, (D, H, W, 3) colour or (D, H, W, C) channels such as MRI sequences, in the file's own dtype and scale (HU for CT). NIfTI voxel (i, j,
-            k) is array[k, j, i], so a point (x, y, z) is the voxel (i, j, k) of the file. A picture has D == 1.
+        array: (D, H, W) grey, (D, H, W, 3) colour or (D, H, W, C) channels such as MRI sequences, in the file's own
+            dtype and scale (HU for CT). NIfTI voxel (i, j, k) is array[k, j, i], so a point (x, y, z) is the voxel (i,
+            j, k) of the file. A picture has D == 1.
         spacing_mm: voxel size (z, y, x) in mm; (1, 1, 1) for a picture, whose file knows none.
         affine: (4, 4) voxel (i, j, k) -> RAS mm as in the NIfTI header; None for a picture.
         path: where it was read from.

@@ -143,7 +143,11 @@ class _Run:
         recipe, data = self.recipe, self.data
         with tqdm(total=len(data.train), desc="reading", unit="case", disable=not self.show_progress) as bar:
             cases = load_cases(
-                data.dataset, data.train, self.processor, recipe.data.targets, lambda done, total: bar.update(),
+                data.dataset,
+                data.train,
+                self.processor,
+                recipe.data.targets,
+                lambda done, total: bar.update(),
                 each_rater=recipe.data.raters == "each",
             )
         if self.store is not None:

@@ -18,7 +18,9 @@ from .info import LayoutInfo
 LAYOUTS = {"msd": msd, "folder": folder}
 
 
-def open_dataset(path: str | Path, layout: str = "auto", *, require_labels: bool = True, channel: str | int = "") -> Dataset:
+def open_dataset(
+    path: str | Path, layout: str = "auto", *, require_labels: bool = True, channel: str | int = ""
+) -> Dataset:
     """Finds the cases and label names of a data set folder; no image is read.
 
     Args:
@@ -49,7 +51,7 @@ def open_dataset(path: str | Path, layout: str = "auto", *, require_labels: bool
                 expected="dataset.json (msd), images/ beside masks/ or labels/ (folder), or a public data set as it is "
                 "distributed (msa data list)",
                 found=", ".join(entries) or "an empty folder",
-                hint="give the folder one level up or down, or move the files into images/ and masks/ with matching names",
+                hint="give the folder one level up or down, or move the files into images/ and masks/, names matching",
             )
     if layout not in LAYOUTS:
         nearest = difflib.get_close_matches(layout, LAYOUTS, n=1, cutoff=0.0)
