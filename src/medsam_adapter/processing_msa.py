@@ -139,7 +139,19 @@ class MSAProcessor(BaseImageProcessor):
         return images
 
     def unit_intensities(self, scan: Scan) -> np.ndarray:
-        """The scan's values in [0, 1] by this processor's intensity mode; errors name the file."""
+        """The scan's values in [0, 1] by this processor's intensity mode; errors name the file.
+
+        Raises:
+            DataError: as `to_unit`, or a number of channels that no SAM takes.
+        """
+        if scan.array.ndim == 4 and scan.array.shape[-1] not in (1, 3):
+            raise DataError(
+                "has a number of channels that a SAM does not take",
+                file=scan.path,
+                expected="1 (grey) or 3 (colours)",
+                found=str(scan.array.shape[-1]),
+                hint="choose one or three with data.channel",
+            )
         try:
             return to_unit(scan.array, self.intensity, self.window_hu)
         except DataError as error:

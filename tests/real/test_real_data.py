@@ -104,13 +104,3 @@ def test_a_label_of_another_scan_is_refused():
     scan = read_scan(DATA / "ct_multiorgan/ct_sm/image.nii.gz")
     with pytest.raises(DataError, match="not on the grid"):
         read_label(DATA / "ct_multiorgan/mr_sm/label.nii.gz", like=scan)
-
-
-def test_a_dicom_series_says_what_to_do_and_its_label_knows_the_real_step():
-    folder = DATA / "dicom_series" / "ct_abdomen_20"
-    with pytest.raises(DataError, match="folder"):
-        read_scan(folder)
-    with pytest.raises(DataError, match="dcm2niix"):
-        read_scan(next(path for path in folder.iterdir() if path.name.startswith("CT.")))
-    label = read_scan(DATA / "dicom_series" / "label_total.nii.gz")
-    assert label.spacing_mm == pytest.approx((2.0, 0.977, 0.977), abs=0.001)  # the headers' SliceThickness says 3

@@ -170,6 +170,21 @@ def test_an_error_names_the_scans_file(tmp_path):
     assert str(tmp_path / "ct.nii.gz") in str(caught.value)
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_channels_that_no_sam_takes_are_refused(tmp_path, channels):
+    scan = Scan(grey(2, 40, 64, channels, dtype=np.int16), path=tmp_path / "a.nii.gz")
+    with pytest.raises(DataError, match="number of channels") as caught:
+        processor(intensity="percentile")(scan)
+    assert caught.value.file == scan.path and caught.value.found == str(channels)
+    assert "data.channel" in caught.value.hint
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_one_or_three_channels_are_taken(channels):
+    scan = Scan(grey(2, 40, 64, channels, dtype=np.int16))
+    assert processor(intensity="percentile")(scan)["pixel_values"].shape == (1, 2, 3, SIZE, SIZE)
+
+
 @pytest.mark.parametrize("values", [{"intensity": "hu"}, {"intensity": "window"}, {"window_hu": (4, 2)}])
 def test_wrong_settings(values):
     with pytest.raises(DataError):

@@ -33,7 +33,8 @@ app = typer.Typer(help="Look at, check and convert data sets.", no_args_is_help=
 YELLOW = typer.colors.YELLOW
 
 DataPath = Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the data set.")]
-Layout = Annotated[str, typer.Option(help="auto, msd or folder.")]
+Layout = Annotated[str, typer.Option(help="auto, or a name of `msa data list`.")]
+Channel = Annotated[str, typer.Option(help="Of several channels: which to read, by name or number.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -73,7 +74,7 @@ def info_command(
         else:
             print_layout(plain_console(), facts)
         return
-    if not Path(name).exists():
+    if not Path(name).exists() and not name.startswith("hf://"):
         raise DataError(
             "is neither a layout nor a folder",
             file=name,
@@ -82,7 +83,7 @@ def info_command(
             hint="check the spelling of the path, or see `msa data list`",
         )
     dataset = open_dataset(name, layout, require_labels=False)
-    facts = _dataset_facts(dataset, _layout_of(Path(name), layout))
+    facts = _dataset_facts(dataset)
     if as_json:
         typer.echo(json.dumps(facts))
         return
@@ -94,12 +95,16 @@ def info_command(
         ("layout", facts["layout"]),
         ("cases", case_counts(facts)),
         ("labels", labels or ("objects, numbered in each image" if facts["instances"] else "none")),
+        ("targets", _regions(dataset)),
+        ("raters", ", ".join(facts["raters"])),
+        ("its own split", ", ".join(f"{part} {count}" for part, count in facts["official_split"].items())),
         ("modality", facts["modality"] or "not said"),
         ("licence", facts["licence"] or "not said"),
         ("first ids", ", ".join(facts["first_ids"])),
         *(("note", note) for note in facts["notes"]),
     ):
-        table.add_row(key, text)
+        if text:
+            table.add_row(key, text)
     console.print(table)
     typer.echo(f"next: msa data check {shlex.quote(name)}")
 
@@ -108,6 +113,7 @@ def info_command(
 def check_command(
     path: DataPath,
     layout: Layout = "auto",
+    channel: Channel = "",
     limit: Annotated[int, typer.Option(min=0, help="Show at most so many findings; 0 shows all.")] = 20,
     as_json: AsJson = False,
 ) -> None:
@@ -116,7 +122,7 @@ def check_command(
     from medsam_adapter.data.check import check_dataset, summarise
     from medsam_adapter.data.layouts import open_dataset
 
-    dataset = open_dataset(path, layout, require_labels=False)
+    dataset = open_dataset(path, layout, require_labels=False, channel=channel)
     with bar("checking", len(dataset.cases), "case", not as_json) as show:
         findings = check_dataset(dataset, show)
     summary = summarise(dataset, findings)
@@ -141,17 +147,22 @@ def prepare_command(
     split_seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     val: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the patients that choose the checkpoint.")] = 0.1,
     test: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the patients that training never sees.")] = 0.2,
+    channel: Channel = "",
+    push: Annotated[str, typer.Option(metavar="ORG/NAME", help="Also put it on the Hub, as a private data set.")] = "",
+    public: Annotated[bool, typer.Option("--public", help="With --push: for everyone to see.")] = False,
+    licence: Annotated[str, typer.Option(help="For the card, where the data set does not say.")] = "",
 ) -> None:
     """Split by patient and convert to Parquet for `datasets`, the files embedded as they are.
 
-    Writes split.json, data/*.parquet and a README.md that makes the folder a Hub data set. A data set with errors is
+    Writes split.json, data/*.parquet and a README.md that makes the folder a Hub data set. Images and masks that are no
+    NIfTI files or pictures, or several to a case, are converted. A data set's own split is kept. One with errors is
     refused. File headers are copied too: anonymise first.
     """
     from medsam_adapter.cli.progress import bar
     from medsam_adapter.data.check import check_dataset
     from medsam_adapter.data.layouts import open_dataset
     from medsam_adapter.data.parquet import refuse_used_folder, write_parquet
-    from medsam_adapter.data.splits import make_split
+    from medsam_adapter.data.splits import make_split, with_validation
     from medsam_adapter.errors import DataError
 
     refuse_used_folder(output)
@@ -159,12 +170,21 @@ def prepare_command(
         raise DataError(
             "nothing is left to train on", expected="--val and --test with a sum below 1", found=f"{val:g} + {test:g}"
         )
-    dataset = open_dataset(path, layout, require_labels=False)
+    dataset = open_dataset(path, layout, require_labels=False, channel=channel)
+    if push and not (licence or dataset.licence):
+        raise DataError(
+            "says nothing of its licence, and is not put where others see it", file=path,
+            expected="a data set with a licence", found="none", hint='add --licence "CC BY 4.0", or what it is',
+        )  # fmt: skip
     labelled = dataset.labelled
     if not labelled:
         raise DataError("no case has a label map", file=path, expected="masks to learn from", found="images only")
     # As training splits: the cases with a reference, so that the same seed and fractions give the same parts.
-    split = make_split(labelled, {"train": 1 - (val + test), "val": val, "test": test}, split_seed)
+    if dataset.official_split:
+        split = with_validation(dataset.official_split, labelled, val, split_seed)
+        labelled = [case for case in labelled if any(case.case_id in ids for ids in split.values())]
+    else:
+        split = make_split(labelled, {"train": 1 - (val + test), "val": val, "test": test}, split_seed)
     with bar("checking", len(dataset.cases), "case") as show:
         errors = [finding for finding in check_dataset(dataset, show) if finding.level == "error"]
     if errors:
@@ -176,30 +196,26 @@ def prepare_command(
             hint=f"msa data check {shlex.quote(str(path))}",
         )
     with bar("writing", len(labelled), "case") as show:
-        write_parquet(dataset, labelled, split, output, show)
+        write_parquet(dataset, labelled, split, output, show, licence or None)
     counts = ", ".join(f"{part} {len(ids)}" for part, ids in split.items())
     typer.echo(f"{output}: {len(labelled)} cases of {len({c.patient_id for c in labelled})} patients ({counts})")
     if len(labelled) < len(dataset.cases):
         typer.echo(f"left out: {len(dataset.cases) - len(labelled)} cases without a label map")
     if all(case.patient_id == case.case_id for case in labelled):
-        is_msd = _layout_of(path, layout) == "msd"
+        is_msd = dataset.layout == "msd"
         place = '"patient" in the training list of dataset.json' if is_msd else '"patients" in labels.json'
         typer.secho(f"every case counts as a patient of its own; if some share one, say so: {place}", fg=YELLOW)
+    if push:
+        from medsam_adapter.hub.datasets import push_dataset
+
+        typer.echo(f"pushed: {push_dataset(output, push, private=not public)}")
     typer.echo(
-        f"next: msa train RECIPE --data.path {shlex.quote(str(path))}"
-        f" --data.split {shlex.quote(str(output / 'split.json'))}\n"
-        f'      datasets.load_dataset("{output}", streaming=True)'
+        f"next: msa train RECIPE --data.path {f'hf://datasets/{push}' if push else shlex.quote(str(output))}\n"
+        f'      datasets.load_dataset("{push or output}", streaming=True)'
     )
 
 
 # -- facts, as --json prints them --------------------------------------------------------------------------------------
-
-
-def _layout_of(path: Path, layout: str) -> str:
-    """The layout that `open_dataset` reads the folder in."""
-    from medsam_adapter.data.layouts import LAYOUTS
-
-    return layout if layout != "auto" else next(name for name, module in LAYOUTS.items() if module.detect(path))
 
 
 def _layout_facts(name: str) -> dict[str, str]:
@@ -210,21 +226,29 @@ def _layout_facts(name: str) -> dict[str, str]:
     return {"layout": name, "expects": (LAYOUTS[name].__doc__ or name).strip(), **info}
 
 
-def _dataset_facts(dataset: Dataset, layout: str) -> dict[str, Any]:
+def _dataset_facts(dataset: Dataset) -> dict[str, Any]:
     return {
         "name": dataset.name,
         "root": str(dataset.root),
-        "layout": layout,
+        "layout": dataset.layout,
         "num_cases": len(dataset.cases),
         "num_labelled": len(dataset.labelled),
         "num_patients": len({case.patient_id for case in dataset.cases}),
         "labels": {str(value): name for value, name in dataset.label_names.items()},
+        "targets": {name: list(values) for name, values in dataset.targets.items()},
+        "raters": sorted({rater for case in dataset.cases for rater in case.raters}),
+        "official_split": {part: len(ids) for part, ids in (dataset.official_split or {}).items()},
         "instances": dataset.instances,
         "modality": dataset.modality,
         "licence": dataset.licence,
         "notes": list(dataset.notes),
         "first_ids": [case.case_id for case in dataset.cases[:5]],
     }
+
+
+def _regions(dataset: Dataset) -> str:
+    """Targets that are made of several labels; those that are one label each need no line."""
+    return ", ".join(f"{name} ({'+'.join(map(str, values))})" for name, values in dataset.regions.items())
 
 
 def _finding_facts(finding: Finding) -> dict[str, str | None]:

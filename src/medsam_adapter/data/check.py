@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -78,7 +77,7 @@ def _check_case(dataset: Dataset, case: Case) -> list[Finding]:
 
     scan = attempt(lambda: dataset.read_scan(case), case.image)
     if scan is not None:
-        facts |= _scan_facts(scan)
+        facts |= {**_scan_facts(scan), "digest": dataset.digest(case)}
         _check_scan(scan, add)
     if not case.has_reference:
         add("warning", "has no label map", hint="it cannot be trained on or evaluated")
@@ -101,7 +100,6 @@ def _scan_facts(scan: Scan) -> dict[str, Any]:
         "dtype": str(scan.array.dtype),
         "orientation": "".join(nib.aff2axcodes(scan.affine)) if scan.affine is not None else None,
         "intensity_p1_p99": [float(low), float(high)],
-        "digest": hashlib.sha256(scan.path.read_bytes()).hexdigest(),
     }
 
 

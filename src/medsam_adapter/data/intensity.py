@@ -30,9 +30,10 @@ def to_unit(array: np.ndarray, mode: str | None, window_hu: tuple[float, float] 
     """Intensities in [0, 1], float32, same shape.
 
     Args:
-        array: any dtype, (D, H, W) or (D, H, W, 3).
-        mode: "rgb" (8 bit as they are), "unit" (already in [0, 1]), "percentile" (0.5 to 99.5 of the whole scan),
-            "window" (`window_hu`), "ct:soft-tissue", ...; None is allowed only for 8-bit data, whose scale is known.
+        array: any dtype, (D, H, W), (D, H, W, 3) or (D, H, W, C).
+        mode: "rgb" (8 bit as they are), "unit" (already in [0, 1]), "percentile" (0.5 to 99.5 of the whole scan;
+            of each channel by itself where data are not 8 bit, for MRI sequences have scales of their own), "window"
+            (`window_hu`), "ct:soft-tissue", ...; None is allowed only for 8-bit data, whose scale is known.
 
     Raises:
         DataError: if the mode is missing or does not fit the data, or the data hold NaN or infinity.
@@ -73,7 +74,8 @@ def to_unit(array: np.ndarray, mode: str | None, window_hu: tuple[float, float] 
             )
         return array.astype(np.float32)
     if mode == "percentile":
-        low, high = np.percentile(array, PERCENTILES)
+        is_channels = array.ndim == 4 and array.dtype != np.uint8  # a colour picture keeps its colours
+        low, high = np.percentile(array, PERCENTILES, axis=(0, 1, 2) if is_channels else None)
     else:
         low, high = window_hu if mode == "window" else CT_WINDOWS_HU[mode.removeprefix("ct:")]
-    return np.clip((array.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
+    return np.clip((array.astype(np.float32) - low) / np.maximum(high - low, 1e-6), 0, 1).astype(np.float32)

@@ -1,57 +1,75 @@
-"""Reading a scan or its label map from a file, and writing a mask.
+"""Reading a scan or its label map from a file or a DICOM folder, and (`write_mask`) writing a mask.
 
 Arrays are (z, y, x) everywhere; see `sample.py` for the frames.
 """
 
 from __future__ import annotations
 
-import os
+import hashlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..errors import DataError
-from .nifti import GRID_TOLERANCE_MM, grid_offset_mm, read_nifti, save_nifti
+from .grids import GRID_TOLERANCE_MM, grid_offset_mm, onto_grid
+from .kinds import (
+    ARRAY_SUFFIXES,
+    IMAGE_SUFFIXES,
+    LOSSY_SUFFIXES,
+    META_SUFFIXES,
+    NIFTI_SUFFIXES,
+    PICTURE_SUFFIXES,
+    has_suffix,
+    is_dicom_file,
+    is_dicom_folder,
+    is_nifti,
+    is_picture_file,
+    is_volume_file,
+    stem,
+)
+from .label_values import as_integers, grey_from_rgb, labels_from_colours, refuse_lossy_values
+from .mask_writing import write_mask
+from .nifti import read_nifti
 from .pictures import read_picture
 from .sample import Scan
 
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-IMAGE_SUFFIXES = NIFTI_SUFFIXES + PICTURE_SUFFIXES
-_LOSSY_SUFFIXES = (".jpg", ".jpeg")
+__all__ = [
+    "IMAGE_SUFFIXES", "NIFTI_SUFFIXES", "PICTURE_SUFFIXES", "content_digest", "is_dicom_file", "is_dicom_folder",
+    "is_nifti", "is_picture_file", "is_volume_file", "read_label", "read_scan", "stem", "write_mask",
+]  # fmt: skip
+_DETACHED_SUFFIXES = (".mhd", ".nhdr")  # a header whose voxels lie in another file
 
 
-def is_nifti(path: str | Path) -> bool:
-    """Whether the file name ends in .nii or .nii.gz."""
-    return str(path).lower().endswith(NIFTI_SUFFIXES)
-
-
-def stem(path: str | Path) -> str:
-    """The file name without its image suffix; `.nii.gz` is one suffix."""
-    name = Path(path).name
-    suffix = next((suffix for suffix in IMAGE_SUFFIXES if name.lower().endswith(suffix)), "")
-    return name[: len(name) - len(suffix)]
-
-
-def read_scan(path: str | Path, *, channel: int | None = None) -> Scan:
+def read_scan(
+    path: str | Path, *, channel: int | None = None, series: str | None = None, key: str | None = None
+) -> Scan:
     """Reads a volume or a picture as it is: no intensity change, no resampling, no reorientation.
 
     Args:
-        channel: which volume of a 4-D NIfTI file to take.
+        path: NIfTI, MetaImage, NRRD, NumPy, HDF5, a PNG, JPEG, TIFF or BMP picture, a DICOM file, or a folder with the
+            files of one DICOM series, whatever they are called.
+        channel: which volume of a 4-D file, component of a vector image or frame of a DICOM film to take.
+        series: SeriesInstanceUID, for a folder that holds several DICOM series.
+        key: name of the array, for a NumPy or HDF5 file that holds several.
 
     Returns:
-        array (D, H, W) or (D, H, W, 3) in the file's dtype, spacing (z, y, x) in mm, affine (None for a picture).
+        array (D, H, W) or (D, H, W, 3) in the file's dtype (DICOM: rescaled, in HU for CT), spacing (z, y, x) in mm,
+        affine (None for a picture). `path` is the file or the folder.
 
     Raises:
-        DataError: missing, empty or damaged file, unknown suffix, 4-D without `channel`, or NaN or infinite values.
+        DataError: missing, empty or damaged file, unknown suffix, several volumes without `channel`, several series
+            without `series`, several arrays without `key`, slices that make no volume, or NaN or infinite values.
     """
     path = _existing(path)
-    if is_nifti(path):
-        array, spacing_mm, affine = read_nifti(path, channel)
-        scan = Scan(array, spacing_mm, affine, path)
-    else:
+    _refuse_unused(path, series, key)
+    if path.is_dir() or _is_dicom(path):
+        from .dicom import read_dicom
+
+        scan = read_dicom(path, series, channel)
+    elif has_suffix(path, PICTURE_SUFFIXES):
         scan = Scan(read_picture(path), path=path)
+    else:
+        scan = Scan(*_read_volume(path, channel, key), path)
     _refuse_not_finite(scan.array, path)
     return scan
 
@@ -62,127 +80,146 @@ def read_label(
     like: Scan | None = None,
     colours: dict[tuple[int, int, int], int] | None = None,
     threshold: float | None = None,
+    key: str | None = None,
 ) -> np.ndarray:
     """Reads a label map as the integers that the file holds; nothing is guessed or renumbered.
 
     Args:
-        like: the scan it belongs to; grid and (NIfTI) affine must be the same, to 0.01 mm at the corners.
+        path: as for `read_scan`; also a DICOM SEG, or a folder with one, whose n-th segment is label n.
+        like: the scan it belongs to. Both must be the same voxels in space, to 0.01 mm at the corners. Where only the
+            order or the direction of the axes differ, the label map is turned onto the grid of `like`, which loses
+            nothing. Files without geometry must have its shape.
         colours: {(r, g, b): label} for a mask that codes labels as colours; black is 0 unless it is named.
         threshold: values at or above it become 1, all others 0 (for masks saved as JPEG or as probabilities).
+        key: name of the array, for a NumPy or HDF5 file that holds several.
 
     Returns:
         (D, H, W) integers. A palette picture gives its indices, an RGB mask of three equal channels its grey value.
 
     Raises:
         DataError: as `read_scan`; also a colour without label, a JPEG with more than two values and no threshold,
-            values that are not whole numbers, or a grid unlike the scan's.
+            values that are not whole numbers, segments that overlap, or a grid unlike the scan's.
     """
     path = _existing(path)
+    _refuse_unused(path, None, key)
     affine = None
-    if is_nifti(path):
-        array, _, affine = read_nifti(path)
-    else:
+    if path.is_dir() or _is_dicom(path):
+        array, affine = _read_dicom_label(path, like)
+    elif has_suffix(path, PICTURE_SUFFIXES):
         array = read_picture(path, keep_indices=colours is None)
+    else:
+        array, _, affine = _read_volume(path, None, key, is_label=True)
     _refuse_not_finite(array, path)
     if colours is not None:
-        array = _labels_from_colours(array, colours, path)
+        array = labels_from_colours(array, colours, path)
     elif array.ndim == 4:
-        array = _grey_from_rgb(array, path)
+        array = grey_from_rgb(array, path)
     if threshold is not None:
         array = (array >= threshold).astype(np.uint8)
-    elif path.suffix.lower() in _LOSSY_SUFFIXES and colours is None:
-        _refuse_lossy_values(array, path)
-    labels = _as_integers(array, path)
-    if like is not None:
-        _refuse_other_grid(labels, affine, path, like)
-    return labels
+    elif has_suffix(path, LOSSY_SUFFIXES) and colours is None:
+        refuse_lossy_values(array, path)
+    labels = as_integers(array, path)
+    return labels if like is None else _on_grid_of(like, labels, affine, path)
 
 
-def write_mask(path: str | Path, mask_zyx: np.ndarray, like: Scan) -> Path:
-    """Writes a label map (D, H, W) on the grid of `like`; the file appears whole or not at all.
+def content_digest(path: str | Path) -> str:
+    """SHA-256 of what a file or a DICOM folder holds, as hex: equal for copies, whatever they are called.
 
-    NIfTI carries the geometry of `like` (and of its header where `like.path` still is that file) in the smallest
-    integer dtype that holds the labels. PNG, TIFF and BMP hold the values as given, uint8 or uint16 (BMP: uint8).
+    A DICOM folder is the set of its files. For a header whose voxels lie in another file (.mhd, .nhdr) the voxels and
+    the geometry are what counts.
 
     Raises:
-        DataError: another grid than `like`, not integers, negative labels, values that the format cannot hold, a volume
-            written as a picture, or a suffix that is lossy or unknown.
+        DataError: no such file, or a .mhd or .nhdr that cannot be read.
     """
-    path, mask_zyx = Path(path), np.asarray(mask_zyx)
-    if mask_zyx.shape != like.shape_zyx:
-        raise DataError(
-            "the mask is not on the grid of its scan",
-            file=path,
-            expected=f"shape {like.shape_zyx} (z, y, x)",
-            found=f"shape {mask_zyx.shape}",
-            hint="map the mask back to the scan's grid before writing it",
-        )
-    if mask_zyx.dtype != bool and not np.issubdtype(mask_zyx.dtype, np.integer):
-        raise DataError(
-            "a mask holds labels",
-            file=path,
-            expected="integers or booleans",
-            found=str(mask_zyx.dtype),
-            hint="round it",
-        )
-    lowest, highest = int(mask_zyx.min(initial=0)), int(mask_zyx.max(initial=0))
-    if lowest < 0:
-        raise DataError("a mask has no negative labels", file=path, expected="0 and above", found=str(lowest))
-    data = mask_zyx.astype(np.min_scalar_type(highest))
-    name = path.name.lower()
-    if not is_nifti(path):
-        limit = 255 if name.endswith(".bmp") else 65535
-        if name.endswith(_LOSSY_SUFFIXES) or not name.endswith(PICTURE_SUFFIXES):
-            raise DataError(
-                "labels cannot be kept in this kind of file",
-                file=path,
-                expected=".nii.gz, .nii, .png, .tif or .bmp",
-                found=path.suffix or "no suffix",
-                hint="write masks as .nii.gz (volumes) or .png (pictures)",
-            )
-        if data.shape[0] != 1 or highest > limit:
-            raise DataError(
-                "this mask does not fit in a picture",
-                file=path,
-                expected=f"one slice with labels up to {limit}",
-                found=f"{data.shape[0]} slices with labels up to {highest}",
-                hint="write it as .nii.gz",
-            )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}-partial-{path.name}")
-    try:
-        if is_nifti(path):
-            is_from_nifti = like.affine is not None and like.path is not None and is_nifti(like.path)
-            affine = np.diag([*like.spacing_mm[::-1], 1.0]) if like.affine is None else like.affine
-            save_nifti(partial, data, affine, geometry_from=like.path if is_from_nifti else None)
-        else:
-            Image.fromarray(data[0]).save(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    path = _existing(path)
+    digest = hashlib.sha256()
+    if path.is_dir():
+        files = [entry for entry in path.iterdir() if entry.is_file() and is_dicom_file(entry)]
+        for each in sorted(_file_digest(entry) for entry in files):
+            digest.update(each.encode())
+        return digest.hexdigest()
+    if has_suffix(path, _DETACHED_SUFFIXES):
+        from .metaimage import voxels_and_header
+
+        array, text = voxels_and_header(path)
+        digest.update(text.encode())
+        digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
+    return _file_digest(path)
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_dicom(path: Path) -> bool:
+    """.dcm by name, or DICOM by its first bytes where the name says nothing."""
+    return is_dicom_file(path) if not has_suffix(path, IMAGE_SUFFIXES) else has_suffix(path, (".dcm",))
+
+
+def _read_volume(
+    path: Path, channel: int | None, key: str | None, is_label: bool = False
+) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray | None]:
+    if is_nifti(path):
+        return read_nifti(path, channel)
+    if has_suffix(path, META_SUFFIXES):
+        from .metaimage import read_metaimage
+
+        return read_metaimage(path, channel)
+    from .arrays import read_arrays
+
+    return read_arrays(path, key, is_label=is_label)
+
+
+def _read_dicom_label(path: Path, like: Scan | None) -> tuple[np.ndarray, np.ndarray | None]:
+    from .dicom import read_dicom
+    from .dicom_series import segmentation_file
+
+    segmentation = segmentation_file(path)
+    if segmentation is None:
+        scan = read_dicom(path)
+        return scan.array, scan.affine
+    from .dicom_seg import read_segmentation
+
+    return read_segmentation(segmentation, like)
 
 
 def _existing(path: str | Path) -> Path:
     path = Path(path)
-    suffixes = "a file that ends in " + ", ".join(IMAGE_SUFFIXES)
+    suffixes = "a folder with one DICOM series, a DICOM file, or a file that ends in " + ", ".join(IMAGE_SUFFIXES)
     if path.is_dir():
-        raise DataError("is a folder", file=path, expected=suffixes, hint="give the file inside it")
+        return path
     if not path.is_file():
         raise DataError(
             "does not exist", file=path, expected=suffixes, found="no such file", hint="check the spelling of the path"
         )
-    if not path.name.lower().endswith(IMAGE_SUFFIXES):
+    if path.stat().st_size == 0:
+        raise DataError("is empty", file=path, expected="an image", found="0 bytes", hint="copy the file again")
+    if not has_suffix(path, IMAGE_SUFFIXES) and not is_dicom_file(path):
         raise DataError(
             "is of a kind that cannot be read here",
             file=path,
             expected=suffixes,
             found=f"'{path.suffix}'" if path.suffix else "no suffix",
-            hint="convert it first: DICOM with dcm2niix, MetaImage and NRRD with SimpleITK or 3D Slicer, to .nii.gz",
+            hint="convert it first, with 3D Slicer or SimpleITK, to .nii.gz or .nrrd",
         )
-    if path.stat().st_size == 0:
-        raise DataError("is empty", file=path, expected="an image", found="0 bytes", hint="copy the file again")
     return path
+
+
+def _refuse_unused(path: Path, series: str | None, key: str | None) -> None:
+    if series is not None and not (path.is_dir() or _is_dicom(path)):
+        raise DataError(
+            "has no series", file=path, expected="DICOM for a SeriesInstanceUID", found=path.name, hint="leave it out"
+        )
+    if key is not None and not has_suffix(path, ARRAY_SUFFIXES):
+        raise DataError(
+            "has no named arrays",
+            file=path,
+            expected=f"a file that ends in {', '.join(ARRAY_SUFFIXES)} for a key",
+            found=path.name,
+            hint="leave the key out",
+        )
 
 
 def _refuse_not_finite(array: np.ndarray, path: Path) -> None:
@@ -199,82 +236,11 @@ def _refuse_not_finite(array: np.ndarray, path: Path) -> None:
         )
 
 
-def _labels_from_colours(array: np.ndarray, colours: dict[tuple[int, int, int], int], path: Path) -> np.ndarray:
-    rgb = array if array.ndim == 4 else np.repeat(array[..., None], 3, axis=-1)
-    if rgb.dtype != np.uint8:
-        raise DataError("is no colour mask", file=path, expected="8-bit RGB", found=str(rgb.dtype))
-    packed = _pack(rgb)
-    labels = np.zeros(packed.shape, np.min_scalar_type(max(colours.values(), default=0)))
-    is_known = packed == 0
-    for colour, label in colours.items():
-        is_colour = packed == _pack(np.array(colour))
-        labels[is_colour] = label
-        is_known |= is_colour
-    if not is_known.all():
-        raise DataError(
-            "has colours that no label is given for",
-            file=path,
-            expected=", ".join(str(colour) for colour in colours) + " and black",
-            found=_colour_list(packed[~is_known]),
-            hint='name them in labels.json as "r,g,b": "name"; save masks without smoothing (no JPEG, no resizing)',
-        )
-    return labels
-
-
-def _grey_from_rgb(array: np.ndarray, path: Path) -> np.ndarray:
-    if (array[..., 0] == array[..., 1]).all() and (array[..., 0] == array[..., 2]).all():
-        return array[..., 0]
-    packed = _pack(array)
-    raise DataError(
-        "codes its labels as colours",
-        file=path,
-        expected="one channel of label values, or a colour for each label",
-        found=_colour_list(packed[packed > 0]),
-        hint='give read_label(colours={(r, g, b): label}), or labels.json with "r,g,b": "name"',
-    )
-
-
-def _pack(rgb: np.ndarray) -> np.ndarray:
-    rgb = rgb.astype(np.int32)
-    return (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
-
-
-def _colour_list(packed: np.ndarray, limit: int = 8) -> str:
-    values, counts = np.unique(packed, return_counts=True)
-    order = np.argsort(-counts)[:limit]
-    named = [f"({values[i] >> 16}, {values[i] >> 8 & 255}, {values[i] & 255}) on {counts[i]} pixels" for i in order]
-    return ", ".join(named) + (f" and {len(values) - limit} more" if len(values) > limit else "")
-
-
-def _refuse_lossy_values(array: np.ndarray, path: Path) -> None:
-    values = np.unique(array)
-    if len(values) > 2:
-        raise DataError(
-            "is a JPEG whose compression has blurred the labels",
-            file=path,
-            expected="two values, or a threshold that makes them two",
-            found=f"{len(values)} values from {values[0]} to {values[-1]}",
-            hint="read it with threshold=128, or better save the masks again as PNG",
-        )
-
-
-def _as_integers(array: np.ndarray, path: Path) -> np.ndarray:
-    if np.issubdtype(array.dtype, np.integer):
-        return array
-    is_whole = array == np.rint(array)
-    if not is_whole.all():
-        examples = ", ".join(f"{value:g}" for value in np.unique(array[~is_whole])[:5])
-        raise DataError(
-            "holds label values that are not whole numbers",
-            file=path,
-            expected="0 for background and one whole number for each label",
-            found=f"{int((~is_whole).sum())} voxels such as {examples}",
-            hint="resample label maps with nearest neighbour; give threshold=0.5 if these are probabilities",
-        )
-    return array.astype(np.promote_types(np.min_scalar_type(int(array.min())), np.min_scalar_type(int(array.max()))))
-
-
-def _refuse_other_grid(labels: np.ndarray, affine: np.ndarray | None, path: Path, like: Scan) -> None:
+def _on_grid_of(like: Scan, labels: np.ndarray, affine: np.ndarray | None, path: Path) -> np.ndarray:
+    if affine is not None and like.affine is not None:
+        turned = onto_grid(labels, affine, like.affine, like.shape_zyx)
+        if turned is not None:
+            return turned
     if labels.shape != like.shape_zyx:
         raise DataError(
             "the label map is not on the grid of its scan",
@@ -284,13 +250,11 @@ def _refuse_other_grid(labels: np.ndarray, affine: np.ndarray | None, path: Path
             hint="check that the two belong together; resample the label map (nearest neighbour) if they do",
         )
     if affine is None or like.affine is None:
-        return
-    offset_mm = grid_offset_mm(affine, like.affine, like.shape_zyx)
-    if offset_mm > GRID_TOLERANCE_MM:
-        raise DataError(
-            "the label map lies elsewhere in space than its scan",
-            file=path,
-            expected=f"the affine of {like.path or 'the scan'}, to {GRID_TOLERANCE_MM:g} mm",
-            found=f"corners up to {offset_mm:.3g} mm apart",
-            hint="if the voxels do match, copy the scan's header to the label (fslcpgeom); resample it if they do not",
-        )
+        return labels
+    raise DataError(
+        "the label map lies elsewhere in space than its scan",
+        file=path,
+        expected=f"the affine of {like.path or 'the scan'}, to {GRID_TOLERANCE_MM:g} mm, or the same voxels turned",
+        found=f"corners up to {grid_offset_mm(affine, like.affine, like.shape_zyx):.3g} mm apart",
+        hint="if the voxels do match, copy the scan's header to the label (fslcpgeom); resample it if they do not",
+    )

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from ..errors import DataError
+from .grids import grid_offset_mm
 
 # Everything nibabel, gzip and numpy raise for a file that is damaged or no NIfTI at all.
 _READ_ERRORS = (
@@ -23,7 +24,6 @@ _READ_ERRORS = (
     zlib.error,
 )
 _MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}
-GRID_TOLERANCE_MM = 1e-2
 
 
 def read_nifti(path: Path, channel: int | None = None) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:
@@ -112,12 +112,6 @@ def mm_per_unit(header: nib.Nifti1Header) -> float:
         return _MM_PER_UNIT.get(header.get_xyzt_units()[0], 1.0)
     except KeyError:  # a code outside the standard
         return 1.0
-
-
-def grid_offset_mm(affine: np.ndarray, other: np.ndarray, shape_zyx: tuple[int, ...]) -> float:
-    """How far apart two affines put the corners of one grid, at most, in mm."""
-    corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape_zyx[::-1]])).reshape(3, -1)
-    return float(np.linalg.norm((affine - other) @ np.vstack([corners, np.ones(8)]), axis=0).max())
 
 
 def save_nifti(path: Path, array_zyx: np.ndarray, affine: np.ndarray, geometry_from: Path | None = None) -> None:

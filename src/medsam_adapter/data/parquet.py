@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
-import yaml
 from datasets import Features, Image, Nifti, Value
 from pyarrow.parquet import ParquetWriter
 
 from medsam_adapter.data.io import is_nifti
 from medsam_adapter.data.layouts import Dataset
+from medsam_adapter.data.layouts.parquet import METADATA_FILE
+from medsam_adapter.data.parquet_card import card, metadata_of
+from medsam_adapter.data.parquet_cells import Cells, can_stay, converted_cells, rater_column, stored_cells
 from medsam_adapter.data.sample import Case
-from medsam_adapter.data.splits import save_split
+from medsam_adapter.data.splits import Split, save_split
 from medsam_adapter.errors import DataError
 
 MAX_SHARD_BYTES = 500_000_000  # what the Hub advises for one Parquet file
 MAX_ROW_GROUP_BYTES = 32_000_000  # what a streaming reader must hold at a time
-MAX_FILE_BYTES = 2**31 - 1  # what a cell of an Arrow binary column can hold
 
 
 def refuse_used_folder(output: Path) -> None:
+    """Raises DataError unless `output` is a new or an empty folder."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise DataError(
             "is in use already",
@@ -33,22 +37,47 @@ def refuse_used_folder(output: Path) -> None:
         )
 
 
-def write_parquet(dataset: Dataset, cases: list[Case], split: dict[str, list[str]], output: Path, progress) -> None:
-    """The whole of `output`, or nothing of it."""
-    features = _features(dataset, cases)
+def write_parquet(
+    dataset: Dataset,
+    cases: list[Case],
+    split: Split,
+    output: Path,
+    progress: Callable[[int], None],
+    licence: str | None = None,
+) -> None:
+    """The whole of `output`, or nothing of it: data/*.parquet, split.json, msa_dataset.json and README.md.
+
+    Args:
+        licence: for the card; the data set's own if None.
+        progress: called with the number of cases that are written.
+
+    Raises:
+        DataError: files of two kinds, a file too large for a cell, a place that cannot be written, or what reading a
+            case refuses where it has to be converted.
+    """
     target = output.resolve()
     partial = target.with_name(f".{os.getpid()}-partial-{target.name}")
+    is_converted = not can_stay(dataset, cases)
+    raters = sorted({rater for case in cases for rater in case.raters})
     by_id = {case.case_id: case for case in cases}
-    done = 0
     try:
         (partial / "data").mkdir(parents=True)
         save_split(partial / "split.json", split)
+        metadata = metadata_of(dataset, is_converted=is_converted, raters=raters)
+        (partial / METADATA_FILE).write_text(json.dumps(metadata, indent=1, ensure_ascii=False), encoding="utf-8")
+        text = card(dataset, split, is_converted=is_converted, licence=licence or dataset.licence)
+        (partial / "README.md").write_text(text, encoding="utf-8")
+        done, features = 0, None
         for part, ids in split.items():
-            shards = _runs([by_id[case_id] for case_id in ids], MAX_SHARD_BYTES)
-            for number, shard in enumerate(shards):
-                file = partial / "data" / f"{part}-{number:05d}-of-{len(shards):05d}.parquet"
-                done = _write_shard(file, shard, part, features, progress, done)
-        (partial / "README.md").write_text(_card(dataset, split), encoding="utf-8")
+            shards = _Shards(partial / "data", part)
+            for case in (by_id[case_id] for case_id in ids):
+                cells = converted_cells(dataset, case, raters) if is_converted else stored_cells(case)
+                features = features or _features(cells, raters if is_converted else [])
+                _refuse_another_kind(cells, features, dataset)
+                shards.add({"case_id": case.case_id, "patient_id": case.patient_id, **cells, "split": part}, features)
+                done += 1
+                progress(done)
+            shards.close()
         if target.is_dir():
             target.rmdir()  # empty, see refuse_used_folder; renaming onto a folder fails on some systems
         partial.rename(target)
@@ -61,106 +90,72 @@ def write_parquet(dataset: Dataset, cases: list[Case], split: dict[str, list[str
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _features(dataset: Dataset, cases: list[Case]):
-    """`datasets` features for the kind of files there are; one column cannot hold two kinds."""
-    kinds = {}
+def _features(cells: Cells, raters: list[str]) -> Features:
+    """`datasets` features for the kind of files of the first case."""
+    kinds = {column: _kind(cells[column]["path"]) for column in ("image", "label")}
+    more = {rater_column(rater): type(kinds["label"])() for rater in raters}
+    return Features(
+        {"case_id": Value("string"), "patient_id": Value("string"), **kinds, **more, "split": Value("string")}
+    )
+
+
+def _kind(name: str) -> Nifti | Image:
+    return Nifti() if is_nifti(name) else Image()
+
+
+def _refuse_another_kind(cells: Cells, features: Features, dataset: Dataset) -> None:
+    """One column cannot hold two kinds of files."""
     for column in ("image", "label"):
-        files = [getattr(case, column) for case in cases]
-        niftis = [file for file in files if is_nifti(file)]
-        if niftis and len(niftis) < len(files):
+        if type(_kind(cells[column]["path"])) is not type(features[column]):
             raise DataError(
                 f"has {column}s of two kinds",
                 file=dataset.root,
                 expected="NIfTI files only, or pictures only",
-                found=f"{len(niftis)} NIfTI files and {len(files) - len(niftis)} pictures",
+                found=f"{cells[column]['path']} beside files of the other kind",
                 hint="make a data set of each kind",
             )
-        too_large = next((file for file in files if file.stat().st_size > MAX_FILE_BYTES), None)
-        if too_large:
-            raise DataError(
-                "is too large for one cell of a table",
-                file=too_large,
-                expected="at most 2 GiB",
-                found=f"{too_large.stat().st_size / 2**30:.1f} GiB",
-                hint="compress it to .nii.gz",
-            )
-        kinds[column] = Nifti() if niftis else Image()
-    return Features({"case_id": Value("string"), **kinds, "split": Value("string")})
 
 
-def _runs(cases: list[Case], limit: int) -> list[list[Case]]:
-    """The cases in order, cut where their files would pass so many bytes."""
-    runs: list[list[Case]] = []
-    held = 0
-    for case in cases:
-        size = case.image.stat().st_size + case.label.stat().st_size
-        if not runs or held + size > limit:
-            runs.append([])
-            held = 0
-        runs[-1].append(case)
-        held += size
-    return runs
-
-
-def _write_shard(file: Path, cases: list[Case], part: str, features, progress, done: int) -> int:
-    """One Parquet file; returns how many cases are written in all.
+class _Shards:
+    """The Parquet files of one part: full ones are closed, and all get their names when the number is known.
 
     Arrow tables are written and not a `datasets.Dataset`: its `to_parquet` keeps the paths of local files and not their
     bytes, and its features drop bytes given beside a name that happens to exist in the current folder.
     """
-    schema = features.arrow_schema
-    with ParquetWriter(file, schema) as writer:
-        for group in _runs(cases, MAX_ROW_GROUP_BYTES):
-            rows = [
-                {
-                    "case_id": case.case_id,
-                    "image": {"bytes": case.image.read_bytes(), "path": case.image.name},
-                    "label": {"bytes": case.label.read_bytes(), "path": case.label.name},
-                    "split": part,
-                }
-                for case in group
-            ]
-            writer.write_table(pa.Table.from_pylist(rows, schema))
-            done += len(group)
-            progress(done)
-    return done
 
+    def __init__(self, folder: Path, part: str):
+        self.folder, self.part = folder, part
+        self.files: list[Path] = []
+        self.writer: ParquetWriter | None = None
+        self.rows: list[dict] = []
+        self.row_bytes = self.shard_bytes = 0
+        self.schema: pa.Schema | None = None
 
-def _card(dataset: Dataset, split: dict[str, list[str]]) -> str:
-    """README.md: which file is which part, and what the label values in the files mean."""
-    # Files hold their own values; `Dataset.read` would have turned them to 1..K.
-    if dataset.colours is not None:
-        meanings = {str(colour): dataset.label_names[label] for colour, label in dataset.colours.items()}
-    elif dataset.mask_values is not None:
-        meanings = {str(value): dataset.label_names[label] for value, label in dataset.mask_values.items()}
-    else:
-        meanings = {str(value): name for value, name in dataset.label_names.items()}
-    files = [{"split": part, "path": f"data/{part}-*.parquet"} for part, ids in split.items() if ids]
-    metadata = {
-        "pretty_name": dataset.name,
-        "task_categories": ["image-segmentation"],
-        "tags": ["medical"],
-        "configs": [{"config_name": "default", "data_files": files}],
-    }
-    counts = ", ".join(f"{part} {len(ids)}" for part, ids in split.items())
-    lines = [
-        f"# {dataset.name}",
-        "",
-        f"- cases: {counts}, split by patient (`split.json`)",
-        f"- modality: {dataset.modality or 'not said'}",
-        f"- licence: {dataset.licence or 'not said; find out before sharing'}",
-        *(f"- {note}" for note in dataset.notes),
-        "",
-        "Columns: `case_id`, `image`, `label`, `split`. Images and labels are the source files byte for byte, headers",
-        "included: make sure that they name no patient before sharing.",
-        "",
-        "| value in the label files | meaning |",
-        "|---|---|",
-        "| 0 | background |",
-        *(f"| {value} | {name} |" for value, name in meanings.items()),
-        *(["| 1, 2, ... | the objects of one image |"] if dataset.instances else []),
-        "",
-        f"Made with `msa data prepare` of medsam-adapter from `{dataset.root.resolve().name}`.",
-        "",
-    ]
-    return f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---\n\n" + "\n".join(lines)
+    def add(self, row: dict, features: Features) -> None:
+        size = sum(len(cell["bytes"]) for cell in row.values() if isinstance(cell, dict))
+        if self.writer and self.shard_bytes + size > MAX_SHARD_BYTES:
+            self._close_shard()
+        elif self.rows and self.row_bytes + size > MAX_ROW_GROUP_BYTES:
+            self._write_rows()
+        if self.writer is None:
+            self.schema = features.arrow_schema
+            self.files.append(self.folder / f"{self.part}-{len(self.files):05d}.partial")
+            self.writer, self.shard_bytes = ParquetWriter(self.files[-1], self.schema), 0
+        self.rows.append(row)
+        self.row_bytes += size
+        self.shard_bytes += size
+
+    def close(self) -> None:
+        self._close_shard()
+        for number, file in enumerate(self.files):
+            file.rename(self.folder / f"{self.part}-{number:05d}-of-{len(self.files):05d}.parquet")
+
+    def _write_rows(self) -> None:
+        self.writer.write_table(pa.Table.from_pylist(self.rows, self.schema))
+        self.rows, self.row_bytes = [], 0
+
+    def _close_shard(self) -> None:
+        if self.writer:
+            self._write_rows()
+            self.writer.close()
+            self.writer = None

@@ -44,6 +44,24 @@ def test_percentiles_are_of_the_whole_scan():
     assert unit[0, 1000] == pytest.approx(0.25, abs=0.02) and unit[1, 1000] == pytest.approx(0.75, abs=0.02)
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_channels_of_other_scales_are_scaled_each_by_itself(dtype):
+    ramp = np.linspace(0, 1000, 2 * 30 * 40).reshape(2, 30, 40)
+    array = np.stack([ramp, 5 * ramp + 3000, ramp[::-1], ramp * 0 + 7], axis=-1).astype(dtype)
+    unit = to_unit(array, "percentile")
+    for channel in range(4):
+        np.testing.assert_allclose(unit[..., channel], to_unit(array[..., channel], "percentile"), atol=1e-6)
+    assert unit.dtype == np.float32 and unit[..., 1].min() == 0 and unit[..., 0].max() == unit[..., 1].max() == 1
+
+
+def test_an_eight_bit_picture_keeps_its_colours():
+    picture = np.zeros((1, 20, 20, 3), np.uint8)
+    picture[..., 0] = np.arange(20) * 10  # red from 0 to 190, green from 0 to 19
+    picture[..., 1] = np.arange(20)
+    unit = to_unit(picture, "percentile")
+    assert unit[..., 0].max() == 1 and unit[..., 1].max() == pytest.approx(0.1, abs=0.01)
+
+
 def test_a_constant_scan_is_finite():
     assert np.isfinite(to_unit(np.full((2, 3), 7.0), "percentile")).all()
 

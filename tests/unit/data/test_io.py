@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from medsam_adapter.data.io import is_nifti, read_label, read_scan, stem, write_mask
+from medsam_adapter.data.grids import onto_grid
+from medsam_adapter.data.io import content_digest, is_nifti, read_label, read_scan, stem, write_mask
 from medsam_adapter.data.sample import Scan
 from medsam_adapter.errors import DataError
 
@@ -323,9 +325,10 @@ def test_broken_files_are_data_errors(tmp_path, name, damage, read):
 
 
 def test_unknown_suffix_says_what_to_do(tmp_path):
-    (tmp_path / "a.dcm").write_bytes(b"x" * 200)
-    with pytest.raises(DataError, match="dcm2niix"):
-        read_scan(tmp_path / "a.dcm")
+    (tmp_path / "a.gipl").write_bytes(b"x" * 200)
+    with pytest.raises(DataError, match="3D Slicer") as caught:
+        read_scan(tmp_path / "a.gipl")
+    assert "'.gipl'" in caught.value.found and ".nrrd" in caught.value.expected
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -375,6 +378,39 @@ def test_a_flipped_label_is_refused(tmp_path):
         read_label(save(tmp_path / "label.nii", volume(), affine_of("LAS")), like=scan)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 4)] * 3),
+    angles=st.tuples(*[st.floats(-1.5, 1.5)] * 3),
+    codes=st.sampled_from(ALL_AXIS_CODES),
+)
+def test_the_same_voxels_stored_otherwise_are_turned_onto_the_scan(shape, angles, codes):
+    oblique = nib.affines.from_matvec(nib.eulerangles.euler2mat(*angles) * (0.7, 1.5, 4.0), (5, -7, 11))
+    labels = np.arange(np.prod(shape)).reshape(shape).astype(np.int16)
+    turn = nib.orientations.axcodes2ornt(codes)
+    stored = nib.Nifti1Image(labels, oblique).as_reoriented(turn)
+    turned = onto_grid(np.asanyarray(stored.dataobj).T, stored.affine, oblique, shape[::-1])
+    np.testing.assert_array_equal(turned, labels.T)
+    moved = nib.affines.from_matvec(oblique[:3, :3], oblique[:3, 3] + (0.02, 0, 0))
+    assert onto_grid(np.asanyarray(stored.dataobj).T, stored.affine, moved, shape[::-1]) is None
+    assert onto_grid(np.asanyarray(stored.dataobj).T, stored.affine, oblique, (shape[2] + 1, *shape[1::-1])) is None
+
+
+@pytest.mark.parametrize("turn", [0.3, np.pi / 4])
+def test_grids_at_an_angle_are_not_the_same(turn):
+    turned = nib.affines.from_matvec(nib.eulerangles.euler2mat(turn))
+    assert onto_grid(np.ones((2, 2, 2)), turned, np.eye(4), (2, 2, 2)) is None
+    assert onto_grid(np.ones((2, 2, 2)), np.diag([2.0, 1, 1, 1]), np.eye(4), (2, 2, 2)) is None
+
+
+def test_a_canonical_label_of_a_turned_scan_reads_on_its_grid(tmp_path):
+    scan = read_scan(save(tmp_path / "scan.nii", volume(), affine_of("LIP")))
+    canonical = nib.as_closest_canonical(nib.load(tmp_path / "scan.nii"))
+    nib.save(canonical, tmp_path / "label.nii")
+    assert canonical.shape != SHAPE_XYZ
+    np.testing.assert_array_equal(read_label(tmp_path / "label.nii", like=scan), scan.array)
+
+
 def test_degenerate_affine_is_refused(tmp_path):
     image = nib.Nifti1Image(volume(), None)
     image.header.set_sform(np.diag([1.0, 1, 0, 1]), code=1)
@@ -386,3 +422,15 @@ def test_degenerate_affine_is_refused(tmp_path):
 
 def test_stem_takes_nii_gz_as_one():
     assert [stem(name) for name in ("a/b.c.nii.gz", "b.NII", "x.png", "y")] == ["b.c", "b", "x", "y"]
+    assert [stem(name) for name in ("a.mha", "b.seg.nrrd", "c.NPZ", "d.h5", "CT.1.2.3")] == [
+        "a", "b.seg", "c", "d", "CT.1.2.3"
+    ]  # fmt: skip
+
+
+def test_digests_are_of_the_content(tmp_path):
+    for name in ("a.nii", "b.nii"):
+        save(tmp_path / name, volume())
+    save(tmp_path / "c.nii", volume() + 1)
+    digests = [content_digest(tmp_path / name) for name in ("a.nii", "b.nii", "c.nii")]
+    assert digests[0] == digests[1] != digests[2]
+    assert digests[0] == hashlib.sha256((tmp_path / "a.nii").read_bytes()).hexdigest()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medsam_adapter.data.sample import Case
-from medsam_adapter.data.splits import load_split, make_split, save_split, verify_split
+from medsam_adapter.data.splits import load_split, make_split, save_split, verify_split, with_validation
 from medsam_adapter.errors import DataError
 
 
@@ -101,3 +101,14 @@ def test_files_that_are_no_split(tmp_path, content):
         load_split(tmp_path / "split.json")
     with pytest.raises(DataError, match="split"):
         load_split(tmp_path / "missing.json")
+
+
+def test_validation_cases_are_taken_from_the_training_part_alone_and_by_patient():
+    listed = cases(12, 2)
+    official = {"train": [c.case_id for c in listed[:20]], "test": [c.case_id for c in listed[20:]]}
+    split = with_validation(official, listed, 0.2, seed=3)
+    verify_split(split, listed)
+    assert split["test"] == official["test"] and len(split["val"]) == 4 and len(split["train"]) == 16
+    assert split == with_validation(official, listed[::-1], 0.2, seed=3)
+    assert with_validation({**official, "val": ["p1_0"]}, listed, 0.2)["val"] == ["p1_0"]
+    assert with_validation(official, listed, 0.0) == official

@@ -7,23 +7,59 @@ Dataset`; a new one is a file here and a line in `LAYOUTS`.
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 
 from ...errors import DataError
-from . import folder, msd
+from . import (
+    acdc,
+    amos22,
+    brats,
+    btcv,
+    ddti,
+    folder,
+    isic2016,
+    isic2017,
+    isic2018,
+    kits,
+    lidc,
+    msd,
+    parquet,
+    refuge,
+    riga,
+    tnscui,
+)
 from .base import Dataset
 from .info import LayoutInfo
 
 # In the order in which "auto" asks them.
-LAYOUTS = {"msd": msd, "folder": folder}
+LAYOUTS = {
+    "parquet": parquet,
+    "btcv": btcv,
+    "amos22": amos22,
+    "brats": brats,
+    "kits": kits,
+    "acdc": acdc,
+    "lidc": lidc,
+    "refuge": refuge,
+    "riga": riga,
+    "tnscui": tnscui,
+    "ddti": ddti,
+    "isic2016": isic2016,
+    "isic2017": isic2017,
+    "isic2018": isic2018,
+    "msd": msd,
+    "folder": folder,
+}
 
 
 def open_dataset(
     path: str | Path, layout: str = "auto", *, require_labels: bool = True, channel: str | int = ""
 ) -> Dataset:
-    """Finds the cases and label names of a data set folder; no image is read.
+    """Finds the cases and label names of a data set; no image is read.
 
     Args:
+        path: its folder, or hf://datasets/ORG/NAME for one that `msa data prepare --push` has put there.
         layout: a name in `LAYOUTS`, such as "btcv", "msd" (dataset.json of the Medical Segmentation Decathlon or
             nnU-Net) or "folder" (images/ beside masks/ or labels/); "auto" for the first that fits.
         require_labels: an image without mask is an error; if False it is a case without label.
@@ -32,6 +68,9 @@ def open_dataset(
     Raises:
         DataError: no such folder, unknown layout, or a folder that is not in the layout.
     """
+    address = re.match(r"hf:/+(.+)", str(path))
+    if address:  # a Path has made one slash of two
+        return parquet.load(f"hf://{address[1]}", require_labels=require_labels)
     root = Path(path)
     if not root.is_dir():
         raise DataError(
@@ -62,7 +101,9 @@ def open_dataset(
             found=layout,
             hint=f"did you mean '{nearest[0]}'?",
         )
-    return LAYOUTS[layout].load(root, require_labels=require_labels, channel=str(channel))
+    dataset = LAYOUTS[layout].load(root, require_labels=require_labels, channel=str(channel))
+    dataset.layout = dataset.layout or layout
+    return dataset
 
 
 __all__ = ["LAYOUTS", "Dataset", "LayoutInfo", "open_dataset"]

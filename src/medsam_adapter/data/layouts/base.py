@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError
-from ..io import read_label, read_scan
-from ..nifti import GRID_TOLERANCE_MM, grid_offset_mm
+from ..io import content_digest, read_label, read_scan
+from ..grids import GRID_TOLERANCE_MM, grid_offset_mm
 from ..sample import Case, Sample, Scan
 from .raters import majority
 
@@ -21,6 +21,7 @@ class Dataset:
     Attributes:
         name: the data set's own name, or its folder's.
         root: its folder.
+        layout: the name under which it was opened; of a converted one, that of the original.
         cases: in a fixed order (by case id, or as the data set lists them).
         label_names: {label value as `read` gives it: name}, background left out. Empty for instance labels.
         regions: {name: label values} where what is asked for is a union of labels (the tumour core); all targets then.
@@ -52,6 +53,7 @@ class Dataset:
     intensity: str | None = None
     orientation: str | None = None
     notes: list[str] = field(default_factory=list)
+    layout: str = ""
 
     @property
     def targets(self) -> dict[str, tuple[int, ...]]:
@@ -95,6 +97,10 @@ class Dataset:
                 targets = {name: (value,) for value, name in names.items()}
             self._refuse_unnamed([value for value in values if value not in names], labels, case.label)
         return Sample(case.case_id, scan, labels, names, targets)
+
+    def digest(self, case: Case) -> str:
+        """A hash of what the image holds, equal for equal files; other channels do not count."""
+        return content_digest(case.image)
 
     def read_scan(self, case: Case) -> Scan:
         """The image of a case, its channels last where they are several files.

@@ -1,7 +1,11 @@
 """Data sets of two folders: images/ beside masks/ or labels/, matched by file name.
 
 A mask is named as its image, or as its image plus one suffix that all masks share (`ISIC_1_segmentation.png`). An
-optional `labels.json` says what mask values mean: {"1": "liver"}, {"255": "lesion"} or {"0,255,0": "benign"}. It may
+image is a file of any kind that `io.read_scan` reads, or a folder in images/ with the files of one DICOM series, which
+is one case of the folder's name. Without masks/ or labels/, an .npz or .h5 file in images/ that holds an array called
+as `arrays.LABEL_KEYS` say ("label") beside the image is a case with its label map.
+
+An optional `labels.json` says what mask values mean: {"1": "liver"}, {"255": "lesion"} or {"0,255,0": "benign"}. It may
 also hold "mask_suffix", "instances": true, "patients": {case id: patient id}, "name", "modality" and "licence"; other
 keys are free text. Values other than 1..K, and colours, become labels 1..K in the order of the file; two entries with
 one name become one label.
@@ -16,7 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError
-from ..io import read_label, stem
+from ..arrays import holds_label
+from ..io import is_dicom_folder, read_label, stem
+from ..kinds import has_suffix
 from ..sample import Case
 from .base import Dataset
 from .files import image_files, read_json_object, some
@@ -24,23 +30,31 @@ from .info import LayoutInfo
 
 INFO = LayoutInfo(
     title="Your own data: images/ beside masks/ or labels/, matched by file name",
-    recognised_by="a folder images/ beside masks/ or labels/",
+    recognised_by="a folder images/ beside masks/ or labels/, or images/ with .npz or .h5 files",
     example="""\
 SET/
-  images/a.png        .png, .jpg, .tif, .bmp, .nii.gz or .nii
-  masks/a.png         or masks/a_mask.png: one suffix behind all names
+  images/a.png        .png, .jpg, .tif, .bmp, .nii.gz, .nii, .mha, .nrrd, .npz, .h5, .dcm
+  images/b/           or the files of one DICOM series in a folder
+  images/c.npz        arrays "image" and "label": such files need no masks/
+  masks/a.png         or masks/a_mask.png: one suffix behind all names; kinds of files may differ from the images'
   labels.json         may be left out: {"1": "lesion", "patients": {"a": "patient 7"}}""",
     licence="yours; name it in labels.json",
     split="none: split by patient",
 )
 
 MASK_FOLDERS = ("masks", "labels")
+# Files that may hold an image and its label map.
+_SELF_CONTAINED = (".npz", ".h5", ".hdf5")
 # More values than any organ scheme has, numbered without gaps in each file: objects, not classes.
 _MIN_INSTANCE_VALUES = 20
 
 
 def detect(root: Path) -> bool:
-    return (root / "images").is_dir() and any((root / name).is_dir() for name in MASK_FOLDERS)
+    if not (root / "images").is_dir():
+        return False
+    return any((root / name).is_dir() for name in MASK_FOLDERS) or any(
+        has_suffix(path, _SELF_CONTAINED) for path in image_files(root / "images")
+    )
 
 
 def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Dataset:
@@ -53,15 +67,18 @@ def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Datas
         raise DataError("images in a plain folder have one channel", file=root, expected="channel=0", found=channel)
     content = read_json_object(root / "labels.json") if (root / "labels.json").is_file() else {}
     mask_folder = next((root / name for name in MASK_FOLDERS if (root / name).is_dir()), None)
-    if not (root / "images").is_dir() or (mask_folder is None and require_labels):
+    is_self_contained = mask_folder is None and detect(root)
+    if not (root / "images").is_dir() or (mask_folder is None and require_labels and not is_self_contained):
         raise DataError(
             "is not in the folder layout",
             file=root,
-            expected="images/ beside masks/ or labels/",
+            expected="images/ beside masks/ or labels/, or images/ with .npz or .h5 files that hold both",
             found=some(sorted(entry.name for entry in root.iterdir())) or "an empty folder",
         )
     images = _by_stem(root / "images")
     masks = _by_stem(mask_folder) if mask_folder else {}
+    if is_self_contained:
+        masks = {name: path for name, path in images.items() if _is_labelled(path)}
     paired = _pair(images, masks, content.get("mask_suffix"), root, require_labels)
     patients = content.get("patients") if isinstance(content.get("patients"), dict) else {}
     cases = [Case(name, path, paired.get(name), str(patients.get(name, ""))) for name, path in images.items()]
@@ -79,18 +96,28 @@ def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Datas
     return dataset
 
 
+def _is_labelled(path: Path) -> bool:
+    """Whether a file holds a label map beside its image."""
+    try:
+        return has_suffix(path, _SELF_CONTAINED) and holds_label(path)
+    except DataError:
+        return True  # check_dataset reports a broken file; it must not keep the set from opening
+
+
 def _by_stem(folder: Path) -> dict[str, Path]:
-    files = image_files(folder)
-    doubles = [name for name, count in Counter(map(stem, files)).items() if count > 1]
+    found = [(stem(path), path) for path in image_files(folder)]
+    found += [(path.name, path) for path in folder.iterdir() if not path.name.startswith(".") and is_dicom_folder(path)]
+    found.sort()
+    doubles = [name for name, count in Counter(name for name, _ in found).items() if count > 1]
     if doubles:
         raise DataError(
             "has files that differ only in their suffix",
             file=folder,
-            expected="one file for each name",
+            expected="one file or DICOM folder for each name",
             found=some(doubles),
             hint="rename or remove the doubles",
         )
-    return {stem(path): path for path in files}
+    return dict(found)
 
 
 def _pair(
@@ -98,7 +125,9 @@ def _pair(
 ) -> dict[str, Path]:
     """{image stem: mask file}"""
     if not images:
-        raise DataError("holds no images", file=root / "images", expected="PNG, JPEG, TIFF, BMP or NIfTI files")
+        raise DataError(
+            "holds no images", file=root / "images", expected="images, or folders of DICOM files", found="none"
+        )
     if suffix is None:
         suffix = _shared_suffix(images, masks)
     paired = {name: masks[name + suffix] for name in images if name + suffix in masks}

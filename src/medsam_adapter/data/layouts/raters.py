@@ -20,8 +20,7 @@ def majority(label_maps: Sequence[np.ndarray], nested: bool = False) -> np.ndarr
     """
     votes = np.stack(label_maps)
     agreed = np.zeros_like(votes[0])
-    for value in np.unique(votes):
-        if value:
-            says = votes >= value if nested else votes == value
-            agreed[says.sum(0) * 2 > len(votes)] = value
+    for value in range(1, int(votes.max(initial=0)) + 1):  # not np.unique, which sorts millions of pixels
+        says = votes >= value if nested else votes == value
+        agreed[np.count_nonzero(says, axis=0) * 2 > len(votes)] = value
     return agreed

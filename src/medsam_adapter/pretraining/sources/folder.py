@@ -20,10 +20,10 @@ from PIL import Image
 
 from medsam_adapter.data.geometry import Turn
 from medsam_adapter.data.intensity import check_mode, to_unit
-from medsam_adapter.data.io import IMAGE_SUFFIXES, is_nifti, read_scan
+from medsam_adapter.data.io import is_nifti, read_scan
 from medsam_adapter.errors import DataError
 from medsam_adapter.pretraining.sources.base import Picture, evenly, read_pages, with_file
-from medsam_adapter.pretraining.sources.listing import image_files_below, is_reference, of_part, without
+from medsam_adapter.pretraining.sources.listing import SUFFIXES, image_files_below, is_reference, of_part, without
 
 # Volumes are kept as one byte a value. An order mixes the slices of as many volumes as fit in the first figure; the
 # cache is larger, so that passing from one such window to the next throws nothing away too early.
@@ -88,7 +88,7 @@ class FolderSource:
         files = [file for file in files if not is_reference(file)]
         if not files:
             raise DataError(
-                "holds no images to learn from", file=self.root, expected=", ".join(IMAGE_SUFFIXES),
+                "holds no images to learn from", file=self.root, expected=", ".join(SUFFIXES),
                 found="none, or only references and left-out files",
             )  # fmt: skip
         self._units = [unit for file in files for unit in self._index(file)]

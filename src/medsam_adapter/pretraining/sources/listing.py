@@ -6,10 +6,11 @@ import fnmatch
 import os
 from pathlib import Path
 
-from medsam_adapter.data.io import IMAGE_SUFFIXES, stem
+from medsam_adapter.data.io import NIFTI_SUFFIXES, PICTURE_SUFFIXES, stem
 from medsam_adapter.data.splits import load_split
 from medsam_adapter.errors import DataError
 
+SUFFIXES = NIFTI_SUFFIXES + PICTURE_SUFFIXES
 REFERENCE_FOLDERS = {"mask", "masks", "label", "labels", "labelstr", "labelsts", "segmentations"}
 REFERENCE_NAMES = ("mask", "segmentation", "seg", "label", "labels")
 
@@ -37,7 +38,7 @@ def image_files_below(root: Path) -> list[str]:
         files += [
             name if below == "." else f"{below}/{name}".replace(os.sep, "/")
             for name in names
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
         ]
     return sorted(files)
 

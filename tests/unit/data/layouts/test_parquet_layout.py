@@ -1,0 +1,177 @@
+"""What `msa data prepare` writes reads back as the data set that it was made from, from a folder and from afar."""
+
+from __future__ import annotations
+
+import json
+
+import fsspec
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from medsam_adapter.cli.main import run
+from medsam_adapter.data.check import check_dataset
+from medsam_adapter.data.layouts import open_dataset, parquet
+from medsam_adapter.data.layouts.base import Dataset
+from medsam_adapter.data.parquet import write_parquet
+from medsam_adapter.data.sample import Case
+from medsam_adapter.errors import DataError
+from medsam_adapter.hub import datasets as hub_datasets
+
+AFFINE = np.diag([-2.0, -2.0, 3.0, 1.0])
+
+
+def volume(path, array):
+    nib.save(nib.Nifti1Image(array, AFFINE), path)
+    return path
+
+
+@pytest.fixture
+def brains(tmp_path) -> Dataset:
+    """Four cases of two channels and two raters; the second rater leaves out the last case."""
+    folder, rng, cases = tmp_path / "source", np.random.default_rng(0), []
+    folder.mkdir()
+    for number in range(4):
+        files = [
+            volume(folder / f"b{number}_{name}.nii.gz", rng.integers(0, 1000, (6, 5, 4), dtype=np.int16))
+            for name in ("t1", "t2")
+        ]
+        marks = {
+            name: volume(folder / f"b{number}_{name}.nii.gz", (rng.integers(0, 3, (6, 5, 4)) * 2).astype(np.uint8))
+            for name in ("ann", "bob")[: 1 if number == 3 else 2]
+        }
+        cases.append(Case(f"b{number}", files[0], None, f"patient {number // 2}", tuple(files[1:]), marks))
+    return Dataset(
+        "brains", folder, cases, {1: "edema", 2: "core"}, {"whole": (1, 2), "core": (2,)}, modality="MRI",
+        mask_values={2: 1, 4: 2}, licence="CC0", nested=True, intensity="percentile", orientation="LPS", layout="brats",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def prepared(brains, tmp_path):
+    split = {"train": ["b0", "b1"], "test": ["b2", "b3"]}
+    write_parquet(brains, brains.cases, split, tmp_path / "prepared", lambda done: None)
+    return tmp_path / "prepared"
+
+
+def same(one: Dataset, other: Dataset) -> None:
+    for name in ("name", "label_names", "targets", "modality", "licence", "nested", "intensity", "layout"):
+        assert getattr(one, name) == getattr(other, name), name
+    assert sorted(c.case_id for c in one.cases) == sorted(c.case_id for c in other.cases)
+    for case in one.cases:
+        there = other.case(case.case_id)
+        assert there.patient_id == case.patient_id and sorted(there.raters) == sorted(case.raters)
+        mine, its = one.read(case), other.read(there)
+        assert np.array_equal(mine.scan.array, its.scan.array) and mine.scan.array.dtype == its.scan.array.dtype
+        assert np.array_equal(mine.labels, its.labels) and mine.scan.spacing_mm == its.scan.spacing_mm
+        assert (mine.scan.affine is None) == (its.scan.affine is None)
+        if mine.scan.affine is not None:
+            np.testing.assert_allclose(mine.scan.affine, its.scan.affine, atol=1e-6)
+        for rater in case.raters:
+            assert np.array_equal(one.read_labels(case, mine.scan, rater), other.read_labels(there, its.scan, rater))
+
+
+def test_channels_raters_regions_and_values_survive(brains, prepared):
+    opened = open_dataset(prepared)
+    same(brains, opened)
+    assert opened.official_split == {"train": ["b0", "b1"], "test": ["b2", "b3"]}
+    assert [f.problem for f in check_dataset(opened) if f.level == "error"] == []
+    with pytest.raises(DataError, match="not marked by 'bob'"):
+        opened.read_labels(opened.case("b3"), rater="bob")
+
+
+def test_an_address_is_read_as_a_folder_is(brains, prepared, monkeypatch):
+    memory = fsspec.filesystem("memory")
+    for file in prepared.rglob("*"):
+        if file.is_file():
+            memory.pipe(f"/set/{file.relative_to(prepared)}", file.read_bytes())
+    opened = parquet.load("memory://set")
+    same(brains, opened)
+    asked = []
+    monkeypatch.setattr(parquet, "load", lambda address, **more: asked.append(address) or opened)
+    assert open_dataset("hf:/datasets/o/n") is opened and asked == ["hf://datasets/o/n"]  # as a Path writes it
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("msa_dataset.json", "{}"), ("msa_dataset.json", "[1]"), ("split.json", "{"), ("data", "")]
+)
+def test_a_broken_folder_is_refused(prepared, name, content):
+    if name == "data":
+        next((prepared / "data").iterdir()).write_bytes(b"PAR1 no table PAR1")
+    else:
+        (prepared / name).write_text(content)
+    with pytest.raises(DataError, match="cannot be read as Parquet tables"):
+        open_dataset(prepared, "parquet")
+
+
+def pictures(root, mode="RGB"):
+    for number in range(4):
+        image = np.random.default_rng(number).integers(0, 255, (8, 9, 3), dtype=np.uint8)
+        mask = np.zeros((8, 9, 3), np.uint8)
+        mask[2:5, 2:6] = (0, 255, 0) if number % 2 else (255, 0, 0)
+        for folder, array in (("images", image), ("masks", mask)):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(root / folder / f"p{number}.png")
+    (root / "labels.json").write_text(json.dumps({"0,255,0": "benign", "255,0,0": "malignant"}))
+    return root
+
+
+def test_pictures_with_coloured_masks_stay_as_they_are(tmp_path, capsys):
+    source = pictures(tmp_path / "source")
+    output = tmp_path / "out"
+    assert run(["data", "prepare", str(source), "-o", str(output), "--val", "0", "--test", "0.25"]) == 0
+    opened = open_dataset(output)
+    same(open_dataset(source), opened)
+    first = opened.cases[0]
+    assert opened._row(first)["image"]["bytes"] == (source / "images" / first.image.name).read_bytes()
+    assert f"--data.path {output}" in capsys.readouterr().out
+
+
+# -- the Hub -----------------------------------------------------------------------------------------------------------
+
+
+class Hub:
+    """Stands in for HfApi and remembers what it is asked."""
+
+    asked: list = []
+    error: Exception | None = None
+
+    def create_repo(self, repo_id, **more):
+        self.asked.append(("create", repo_id, more["repo_type"], more["private"]))
+
+    def upload_folder(self, folder_path, repo_id, **more):
+        if self.error:
+            raise self.error
+        self.asked.append(("upload", repo_id, sorted(p.name for p in folder_path.iterdir())))
+        return f"https://hub/{repo_id}"
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    monkeypatch.setattr(hub_datasets, "HfApi", Hub)
+    monkeypatch.setattr(Hub, "asked", [])
+    return Hub
+
+
+def test_push_is_private_and_wants_a_licence(tmp_path, hub, capsys):
+    source, output = pictures(tmp_path / "source"), tmp_path / "out"
+    command = ["data", "prepare", str(source), "-o", str(output), "--val", "0", "--push", "org/name"]
+    assert run(command) == 2 and "--licence" in capsys.readouterr().err and not output.exists() and not hub.asked
+    assert run([*command, "--licence", "CC BY 4.0"]) == 0
+    assert hub.asked[0] == ("create", "org/name", "dataset", True)
+    assert hub.asked[1] == ("upload", "org/name", ["README.md", "data", "msa_dataset.json", "split.json"])
+    out = capsys.readouterr().out
+    assert "pushed: https://hub/org/name" in out and "--data.path hf://datasets/org/name" in out
+    assert "license_name: CC BY 4.0" in (output / "README.md").read_text()
+
+
+def test_a_failed_push_leaves_the_prepared_folder_and_says_how_to_go_on(tmp_path, hub, monkeypatch, capsys):
+    monkeypatch.setattr(hub, "error", OSError("no network"))
+    source, output = pictures(tmp_path / "source"), tmp_path / "out"
+    assert (
+        run(["data", "prepare", str(source), "-o", str(output), "--push", "o/n", "--licence", "CC0", "--public"]) != 0
+    )
+    err = capsys.readouterr().err
+    assert "no network" in err and "hf upload o/n" in err and hub.asked[0][3] is False
+    assert open_dataset(output).cases
