@@ -2,149 +2,168 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from medsam_adapter.cli.evaluate_cases import Chosen
+    from medsam_adapter.evaluation.published.protocols import PaperProtocol
+    from medsam_adapter.evaluation.replay import Replay
+
+DEFAULT_OUTPUT = Path("outputs/evaluation")
+
 
 def evaluate_command(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Run folders, Hub ids, or sam-tiny.")],
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL...", help="Run folders, Hub ids, or sam-tiny.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Data set; that of the run's recipe if left out.")] = None,
-    layout: Annotated[str, typer.Option(help="auto, msd or folder.")] = "auto",
-    part: Annotated[str, typer.Option(help="Part of the split: test, val, train or all.")] = "test",
-    split: Annotated[Path | None, typer.Option(help="split.json; the run's own if left out.")] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="A table of the paper: btcv, amos22, optic-cup, brain-tumor, thyroid, isic."),
+    ] = None,
+    layout: Annotated[str, typer.Option(help="auto, or a name of `msa data list`.")] = "auto",
+    channel: Annotated[str, typer.Option(help="Of several channels: which, by name or number.")] = "",
+    part: Annotated[str | None, typer.Option(help="Part of the split: test (if left out), val, train or all.")] = None,
+    split: Annotated[
+        Path | None, typer.Option(help="split.json; the run's own or the data set's official one if left out.")
+    ] = None,
     prompts: Annotated[
         list[str] | None,
-        typer.Option(help="1-point, 3-points, 10-points, box, box-0.5, box-0.75, text, text-union, text-absent."),
+        typer.Option(
+            help="1-point (if left out), 3-points, 10-points, box, box-0.5, box-0.75, text, text-union, text-absent."
+        ),
     ] = None,
-    per: Annotated[str, typer.Option(help="volume: prompt once and carry; slice: prompt every slice.")] = "volume",
-    target: Annotated[list[str] | None, typer.Option(help="Names of labels; all if left out.")] = None,
+    per: Annotated[
+        str | None, typer.Option(help="volume (if left out): prompt once and carry; slice: prompt every slice.")
+    ] = None,
+    target: Annotated[list[str] | None, typer.Option(help="Names of targets; all if left out.")] = None,
     bank: Annotated[Path | None, typer.Option(help="Sentences in addition to the shipped bank of texts.")] = None,
+    raters: Annotated[
+        bool, typer.Option("--raters", help="Where several people marked the cases: also a row against each of them.")
+    ] = False,
     max_cases: Annotated[int | None, typer.Option(min=1, help="Evaluate at most so many cases.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the prompts.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of the prompts; 0 if left out.")] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="prompts.json of an earlier evaluation: its cases with these very prompts.")
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="Folders of two stored results: compare the second with the first, run nothing."),
+    ] = None,
     intensity: Annotated[str | None, typer.Option(help="For models that have none saved, such as plain SAM.")] = None,
     window: Annotated[str | None, typer.Option(help="LOW,HIGH in HU, likewise.")] = None,
     orientation: Annotated[str | None, typer.Option(help="LPS, LIP or PIL, likewise.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results and pictures.")] = Path(
-        "outputs/evaluation"
-    ),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for all files; outputs/evaluation if left out.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Evaluate models under one protocol or several; one table, results.json, results.csv and pictures."""
-    from medsam_adapter.cli.models import open_predictor
-    from medsam_adapter.cli.progress import bar
-    from medsam_adapter.evaluation.evaluate import evaluate
-    from medsam_adapter.evaluation.pictures import overlay_item, write_extremes
-    from medsam_adapter.evaluation.protocol import check_protocol
-    from medsam_adapter.evaluation.tables import print_results, table_rows, to_markdown
-    from medsam_adapter.training.run_folder import versions
+    """Evaluate models under one kind of prompts or several, or in the columns of a table of the paper.
 
-    protocols = prompts or ["1-point"]
-    for protocol in protocols:
-        check_protocol(protocol, per)
-    dataset, cases = _cases(models, data, layout, split, part)
-    cases = cases[:max_cases]
-    # A run brings its own settings; a plain SAM beside it is shown the same picture.
-    saved = _saved_settings(models)
-    results = []
-    for model in models:
-        predictor = open_predictor(
-            model, None if _has_settings(model) else intensity or saved.get("intensity"),
-            None if _has_settings(model) else window or saved.get("window"),
-            None if _has_settings(model) else orientation or saved.get("orientation"),
-        )  # fmt: skip
-        for protocol in protocols:
-            scored: list = []
+    Writes results, prompts, tables (Markdown, CSV, LaTeX) and pictures.
 
-            def keep(done, protocol=protocol, predictor=predictor, scored=scored):
-                item = overlay_item(
-                    done.scan, predictor.processor, done.turn, done.prediction, done.reference, done.prompt,
-                    f"{done.result.case_id}, {done.result.target}",
-                )  # fmt: skip
-                if done.result.metrics.dice == done.result.metrics.dice:
-                    scored.append((done.result.metrics.dice, item))
+    Two models or more are also compared case by case, with the first as reference.
+    """
+    from medsam_adapter.cli.evaluate_outputs import report, report_comparison
+    from medsam_adapter.errors import MSAInputError
 
-            name = Path(model).name
-            with bar(f"{name}, {protocol}", len(cases), "case", not as_json) as show:
-                result = evaluate(
-                    predictor, dataset, cases, model_name=name, protocol=protocol, per=per, targets=target, seed=seed,
-                    bank=bank, progress=show, keep=keep,
-                )  # fmt: skip
-            result.settings |= {"versions": versions(), "part": part}
-            alone = len(models) == len(protocols) == 1
-            folder = output if alone else output / f"{name}_{protocol}"
-            result.save(folder)
-            write_extremes(folder / "best_median_worst.png", scored)
-            results.append(result)
-    (output / "table.md").write_text(to_markdown(table_rows(results)) + "\n")
-    if as_json:
-        rows = [{"model": r.model, "protocol": r.protocol, **_means(r.summary().overall)} for r in results]
-        typer.echo(json.dumps({"output": str(output), "cases": len(cases), "rows": rows}))
+    given = {
+        "--prompts": prompts, "--per": per, "--target": target, "--part": part, "--max-cases": max_cases,
+        "--seed": seed, "--split": split, "--replay": replay,
+    }  # fmt: skip
+    if compare:
+        _refuse_beside("--compare", {"MODEL": models, "--data": data, "--protocol": protocol, **given})
+        report_comparison(compare, output, as_json)
         return
-    print_results(results)
-    typer.echo(f"{len(cases)} cases; results, prompts and pictures in {output}")
+    if not models:
+        raise MSAInputError(
+            "there is no model to evaluate", expected="MODEL..., or --compare RESULTS RESULTS", found="none",
+            hint="msa evaluate sam-tiny --data FOLDER works everywhere",
+        )  # fmt: skip
+    paper, asked = _protocol(protocol), None
+    if replay:
+        _refuse_beside("--replay", {key: value for key, value in given.items() if key != "--replay"})
+        asked = _replay(replay)
+    kinds, unit = _prompts(prompts, per, paper, asked)
+    from medsam_adapter.cli.evaluate_cases import choose_cases, picture_settings
+    from medsam_adapter.cli.evaluate_run import evaluate_models
+
+    chosen = choose_cases(models, data, layout, channel, split, part or "test", asked, own_split=paper is not None)
+    chosen.cases = chosen.cases[:max_cases]
+    targets = target or None
+    if paper:
+        matched = paper.matched(target or chosen.dataset.targets, chosen.dataset.root)
+        targets = None if asked else targets or list(matched.values())
+        chosen.notes = [*_paper_notes(paper, chosen, kinds, unit, given), *chosen.notes]
+    pictures = picture_settings(
+        models, chosen.dataset, {"intensity": intensity, "window": window, "orientation": orientation}
+    )
+    folder = output or DEFAULT_OUTPUT
+    settings = dict(per=unit, targets=targets, seed=seed or 0, bank=bank, raters=raters, replay=asked)
+    results = evaluate_models(models, chosen, kinds, settings, pictures, folder, as_json, protocol)
+    report(results, folder, len(chosen.cases), paper, chosen.notes, as_json)
 
 
-def _cases(models, data, layout, split, part):
-    """The data set and the cases of the wanted part."""
-    import yaml
+def _protocol(name: str | None) -> PaperProtocol | None:
+    if name is None:
+        return None
+    from medsam_adapter.evaluation.published.protocols import paper_protocol
 
-    from medsam_adapter.data.layouts import open_dataset
-    from medsam_adapter.data.splits import load_split
-    from medsam_adapter.errors import DataError
+    return paper_protocol(name)
 
-    run = next((Path(m) for m in models if (Path(m) / "split.json").is_file()), None)
-    if data is None:
-        if run is None:
-            raise DataError(
-                "no data to evaluate on", expected="--data PATH", found="no run folder with a recipe either"
-            )
-        section = yaml.safe_load((run / "recipe.yaml").read_text())["data"]
-        data, layout = Path(section["path"]), section["layout"]
-        split = split or run / "split.json"
-    dataset = open_dataset(data, layout, require_labels=False)
-    labelled = [case for case in dataset.cases if case.label is not None]
-    if part == "all" or split is None:
-        if part not in ("all", "test"):
-            raise DataError(f"there is no split to take {part!r} from", expected="--split split.json", found="none")
-        return dataset, labelled
-    parts = load_split(split, dataset.cases)
-    if not parts.get(part):
-        filled = ", ".join(f"{k} ({len(v)})" for k, v in parts.items() if v)
-        raise DataError(
-            f"the split has no {part} cases",
-            file=split,
-            expected=part,
-            found=filled,
-            hint=f"use --part {next(k for k, v in parts.items() if v)} or --part all",
+
+def _replay(file: Path) -> Replay:
+    from medsam_adapter.evaluation.replay import Replay
+
+    return Replay.load(file)
+
+
+def _prompts(
+    prompts: list[str] | None, per: str | None, paper: PaperProtocol | None, asked: Replay | None
+) -> tuple[list[str], str]:
+    """Kinds of prompts, and whether they are given per volume or per slice: as given, replayed, in the paper."""
+    from medsam_adapter.evaluation.protocol import check_protocol
+
+    if asked:
+        return [asked.protocol], asked.per
+    kinds = list(dict.fromkeys(prompts or [paper.prompts if paper else "1-point"]))
+    per = per or (paper.per if paper else "volume")
+    for kind in kinds:
+        check_protocol(kind, per)
+    return kinds, per
+
+
+def _paper_notes(paper: PaperProtocol, chosen: Chosen, kinds: list[str], per: str, given: dict) -> list[str]:
+    """In what this is not the paper's protocol, a sentence each."""
+    notes = []
+    if chosen.layout not in paper.layouts:
+        notes.append(
+            f"Not the paper's data: {chosen.dataset.name} (layout {chosen.layout}) in place of "
+            f"{' or '.join(paper.layouts)} as it is distributed. Published and measured rows cannot be compared."
         )
-    return dataset, [dataset.case(case_id) for case_id in parts[part]]
+    others = {key: given[key] for key in ("--target", "--part", "--max-cases") if given[key] not in (None, [], "test")}
+    if kinds != [paper.prompts]:
+        others["--prompts"] = kinds
+    if per != paper.per:
+        others["--per"] = per
+    if others:
+        words = [f"{key} {', '.join(value) if isinstance(value, list) else value}" for key, value in others.items()]
+        notes.append(f"Not the paper's protocol: {'; '.join(words)}.")
+    if paper.is_volumes and per == "volume":
+        notes.append("Prompts are given once for a whole volume, which is our choice; --per slice prompts every slice.")
+    return notes
 
 
-def _has_settings(model: str) -> bool:
-    return (Path(model) / "preprocessor_config.json").is_file()
+def _refuse_beside(option: str, others: dict) -> None:
+    """Raises MSAInputError if options were given that another one makes void."""
+    from medsam_adapter.errors import MSAInputError
 
-
-def _saved_settings(models: list[str]) -> dict:
-    """Intensity, window and orientation of the first run folder among the models."""
-    for model in models:
-        file = Path(model) / "preprocessor_config.json"
-        if file.is_file():
-            saved = json.loads(file.read_text())
-            window = saved.get("window_hu")
-            return {
-                "intensity": None if window else saved.get("intensity"),
-                "window": ",".join(str(v) for v in window) if window else None,
-                "orientation": saved.get("orientation"),
-            }
-    return {}
-
-
-def _means(summary) -> dict:
-    return {name: _number(getattr(summary, name).mean) for name in ("dice", "iou", "hd95_mm")} | {"n": summary.n}
-
-
-def _number(value: float) -> float | None:
-    return None if value != value else round(value, 4)
+    found = [name for name, value in others.items() if value not in (None, [])]
+    if found:
+        raise MSAInputError(
+            f"{option} leaves no choice to other options", expected=f"{option} without them", found=", ".join(found),
+            hint="leave them out",
+        )  # fmt: skip

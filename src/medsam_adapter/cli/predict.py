@@ -12,8 +12,19 @@ import typer
 
 def predict_command(
     model: Annotated[str, typer.Argument(help="Run folder, Hub id, or sam-tiny.")],
-    image: Annotated[Path, typer.Argument(metavar="INPUT", help="NIfTI volume, or PNG, JPEG, TIFF picture.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The mask: .nii.gz for volumes, .png for pictures.")],
+    image: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUT",
+            help="Volume (.nii.gz, .mha, .nrrd, .npz, .h5), DICOM series (folder) or file, or PNG, JPEG, TIFF picture.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="The mask: .nii.gz, .mha, .nrrd; .dcm (DICOM SEG) of DICOM; .png for pictures."
+        ),
+    ],
     point: Annotated[list[str] | None, typer.Option(help="A click in the object: x,y or x,y,z, voxels from 0.")] = None,
     negative_point: Annotated[list[str] | None, typer.Option(help="A click outside the object.")] = None,
     box: Annotated[
@@ -33,6 +44,8 @@ def predict_command(
     window: Annotated[str | None, typer.Option(help="LOW,HIGH in HU.")] = None,
     orientation: Annotated[str | None, typer.Option(help="Slices: LPS axial, LIP coronal, PIL sagittal.")] = None,
     overlay: Annotated[Path | None, typer.Option(help="Also a PNG of the largest slice with the mask.")] = None,
+    series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, for a folder of several DICOM series.")] = None,
+    key: Annotated[str | None, typer.Option(help="Name of the array in a .npz or .h5 file of several.")] = None,
     one_slice: Annotated[bool, typer.Option("--one-slice", help="Volumes: only the prompted slices.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
@@ -43,18 +56,12 @@ def predict_command(
     """
     from medsam_adapter.cli.models import open_predictor
     from medsam_adapter.cli.progress import bar
-    from medsam_adapter.data.io import is_nifti, read_scan, write_mask
-    from medsam_adapter.errors import PromptError
+    from medsam_adapter.cli.prompts_arguments import prompts_of
+    from medsam_adapter.data.io import is_picture_file, read_scan, write_mask
 
-    scan = read_scan(image)
-    if is_nifti(output) != is_nifti(image):
-        raise PromptError(
-            "the output has another format than the input",
-            file=output,
-            expected=".nii.gz" if is_nifti(image) else ".png",
-            found=output.suffix or "no suffix",
-        )
-    prompts = _prompts(point, negative_point, box, text, scan)
+    scan = read_scan(image, series=series, key=key)
+    _check_output(output, scan)
+    prompts = prompts_of(point, negative_point, box, text, scan)
     predictor = open_predictor(model, intensity, window, orientation)
     if min_score is not None:
         predictor.text_rules.min_best_score = min_score
@@ -68,7 +75,8 @@ def predict_command(
     seconds = time.perf_counter() - began
     labels = _label_map(logits)
     mask = labels > 0
-    write_mask(output, labels if is_nifti(image) or len(prompts) > 1 else labels * 255, scan)
+    is_black_and_white = is_picture_file(output) and len(prompts) == 1
+    write_mask(output, labels * 255 if is_black_and_white else labels, scan, _segment_names(text, predictor))
     voxel_ml = scan.spacing_mm[0] * scan.spacing_mm[1] * scan.spacing_mm[2] / 1000
     facts = {
         "output": str(output), "voxels": int(mask.sum()), "slices": int(mask.any((1, 2)).sum()),
@@ -98,31 +106,6 @@ def predict_command(
         typer.secho("the mask is empty: try a click nearer to the object's middle, or a box", fg=typer.colors.YELLOW)
 
 
-def _prompts(point, negative_point, box, text, scan) -> list:
-    """One object from clicks and boxes, with a text or without; or one object for each text."""
-    from medsam_adapter.errors import PromptError
-    from medsam_adapter.prompts.types import ObjectPrompt
-
-    prompt = ObjectPrompt()
-    for numbers, label in [(t, 1) for t in point or []] + [(t, 0) for t in negative_point or []]:
-        prompt.points.append(_numbers(numbers, scan.is_volume, "--point"))
-        prompt.labels.append(label)
-    for numbers in box or []:
-        x0, y0, x1, y1, z = _box_numbers(numbers, scan.is_volume)
-        prompt.boxes.append((x0, y0, z, x1, y1, z))
-    texts = list(text or [])
-    if not prompt.points and not prompt.boxes and texts:
-        return [ObjectPrompt(text=each) for each in texts]
-    if len(texts) > 1:
-        raise PromptError(
-            "clicks and boxes belong to one object", expected="one --text beside them", found=f"{len(texts)} texts",
-            hint="give the clicks of each object in a call of its own, or the texts alone",
-        )  # fmt: skip
-    prompt.text = texts[0] if texts else ""
-    _check_before_encoding(prompt, scan.shape_zyx, scan.is_volume)
-    return [prompt]
-
-
 def _label_map(logits):
     """(n, D, H, W) logits to labels 1..n; where objects overlap the one with the highest logit stays."""
     import numpy as np
@@ -131,46 +114,30 @@ def _label_map(logits):
     return np.where(logits.max(0) > 0, labels, 0).astype(np.uint8 if len(logits) < 256 else np.uint16)
 
 
-def _check_before_encoding(prompt, shape_zyx: tuple[int, int, int], is_volume: bool) -> None:
-    """What the predictor would refuse too, but only after minutes of encoding."""
-    from medsam_adapter.errors import PromptError
-    from medsam_adapter.processing_msa import check_point
-
-    if not prompt.points and not prompt.boxes:
-        raise PromptError(
-            "there is no prompt", expected="--point, --box or --text", found="none", hint="click into the object"
-        )
-    for point in [*prompt.points, *(box[:3] for box in prompt.boxes), *(box[3:] for box in prompt.boxes)]:
-        check_point(point[: 3 if is_volume else 2], shape_zyx, is_volume)
-
-
-def _numbers(text: str, is_volume: bool, name: str) -> tuple[float, ...]:
+def _check_output(output: Path, scan) -> None:
+    """Refuses, before anything is encoded, a file that cannot hold the mask of this scan."""
+    from medsam_adapter.data.io import is_dicom_file, is_dicom_folder, is_picture_file, is_volume_file
     from medsam_adapter.errors import PromptError
 
-    wanted = 3 if is_volume else 2
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != wanted:
-        raise PromptError(
-            f"{name} is not usable",
-            expected="x,y,z for a volume" if is_volume else "x,y for a picture",
-            found=text,
-            hint="voxels counted from 0, without spaces",
-        )
-    return values if is_volume else (*values, 0.0)
+    is_dicom = is_dicom_file(scan.path) or is_dicom_folder(scan.path)
+    fits = is_volume_file(output) if scan.is_volume else is_picture_file(output)
+    if fits or (output.suffix.lower() == ".dcm" and is_dicom):
+        return
+    kinds = ".nii.gz, .nii, .mha or .nrrd" if scan.is_volume else ".png, .tif or .bmp"
+    raise PromptError(
+        f"the output cannot hold the mask of a {'volume' if scan.is_volume else 'picture'}",
+        file=output,
+        expected=kinds + (", or .dcm for DICOM SEG" if is_dicom else ""),
+        found=output.suffix or "no suffix",
+        hint=None if is_dicom or output.suffix.lower() != ".dcm" else "DICOM SEG refers to DICOM images, not to others",
+    )
 
 
-def _box_numbers(text: str, is_volume: bool) -> tuple[float, ...]:
-    from medsam_adapter.errors import PromptError
-
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != (5 if is_volume else 4):
-        raise PromptError(
-            "--box is not usable", expected="x0,y0,x1,y1,z for a volume" if is_volume else "x0,y0,x1,y1", found=text
-        )
-    return values if is_volume else (*values, 0.0)
+def _segment_names(text: list[str] | None, predictor) -> dict[int, str]:
+    """What the labels of the output are called: the texts, or the one label of the model."""
+    if text:
+        return dict(enumerate(text, start=1))
+    # A SAM without adapters carries transformers' stand-ins LABEL_0, LABEL_1.
+    named = predictor.model.config.id2label.items()
+    known = [name for value, name in named if int(value) and not name.startswith("LABEL_")]
+    return {1: known[0] if len(known) == 1 else "object"}

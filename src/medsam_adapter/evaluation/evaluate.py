@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medsam_adapter.baselines.predictor import NetworkPredictor
 from medsam_adapter.data.geometry import Turn
 from medsam_adapter.data.layouts import Dataset
 from medsam_adapter.data.loader import wanted_targets
@@ -17,7 +18,8 @@ from medsam_adapter.data.sample import Case, Scan
 from medsam_adapter.errors import PromptError
 from medsam_adapter.evaluation.metrics import mask_metrics
 from medsam_adapter.evaluation.protocol import SPOKEN, check_protocol
-from medsam_adapter.evaluation.questions import questions
+from medsam_adapter.evaluation.questions import Question, questions
+from medsam_adapter.evaluation.replay import Replay
 from medsam_adapter.evaluation.results import CaseResult, EvaluationResult
 from medsam_adapter.inference.predictor import MSAPredictor
 from medsam_adapter.prompts.text_bank import TextBank
@@ -37,7 +39,7 @@ class Evaluated:
 
 
 def evaluate(
-    predictor: MSAPredictor,
+    predictor: MSAPredictor | NetworkPredictor,
     dataset: Dataset,
     cases: Sequence[Case],
     *,
@@ -48,10 +50,13 @@ def evaluate(
     seed: int = 0,
     bank: str | Path | None = None,
     raters: bool = False,
+    replay: Replay | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     keep: Callable[[Evaluated], None] | None = None,
 ) -> EvaluationResult:
     """Metrics of one model under one protocol.
+
+    A network without prompts is asked for the same targets of the same cases, and does not hear the prompts.
 
     Args:
         cases: those with a reference count.
@@ -61,6 +66,7 @@ def evaluate(
         raters: of cases that several people marked, score each mask against each of them too. The prompts come from the
             majority's map in any case.
         seed: of the prompts; the prompts of a case do not depend on the other cases.
+        replay: prompts to give in place of drawn ones; then it says protocol, per, seed and targets.
         bank: sentences in addition to the shipped bank of texts.
         progress: called with (cases done, cases, case id).
         keep: called with each evaluated target, for pictures.
@@ -68,11 +74,14 @@ def evaluate(
     A target that a case does not show cannot be clicked: reference and prediction are both empty, and it is counted as
     excluded. It can be asked for by a sentence: an empty answer is counted as excluded, any other has Dice 0.
     """
+    if replay:
+        protocol, per, seed, targets = replay.protocol, replay.per, replay.seed, None
     check_protocol(protocol, per)
-    result = EvaluationResult(model_name, f"{protocol} per {per}")
+    is_network = isinstance(predictor, NetworkPredictor)
+    result = EvaluationResult(model_name, "none" if is_network else f"{protocol} per {per}")
     wanted = wanted_targets(dataset, targets)
     texts = None
-    if protocol in SPOKEN:
+    if protocol in SPOKEN and not replay:
         if not wanted:
             raise PromptError(
                 "the labels have no names, so no sentence can name them", expected="named labels",
@@ -85,14 +94,15 @@ def evaluate(
             continue
         turn = predictor.processor.turn_of(sample.scan)
         asked_for = sample.targets if dataset.instances else wanted
-        source = turn.array_to_source(sample.labels)
-        asked = questions(case.case_id, source, asked_for, turn, protocol, per, seed, texts)
-        prompts = [question.prompt for question in asked if question.prompt]
+        if replay:
+            asked = replay.questions(case.case_id, sample.labels, asked_for)
+        else:
+            source = turn.array_to_source(sample.labels)
+            asked = questions(case.case_id, source, asked_for, turn, protocol, per, seed, texts)
+        prompted = [question for question in asked if question.prompt]
         began = time.perf_counter()
-        masks = iter(())
-        if prompts:
-            masks = iter(predictor.predict_objects(predictor.encode(sample.scan), prompts, carry=per == "volume") > 0)
-        seconds = (time.perf_counter() - began) / max(1, len(prompts))
+        masks = iter(_masks(predictor, sample.scan, prompted, per) if prompted else ())
+        seconds = (time.perf_counter() - began) / max(1, len(prompted))
         empty = np.zeros(sample.labels.shape, bool)
         marked = {name: dataset.read_labels(case, sample.scan, name) for name in case.raters} if raters else {}
         for question in asked:
@@ -104,6 +114,7 @@ def evaluate(
                 mask_metrics(prediction, reference, sample.scan.spacing_mm),
                 question.prompt.to_json() if shown else {},
                 seconds if shown else float("nan"),
+                question.target if dataset.instances else "",
             )
             result.cases.append(row)
             for name, labels in marked.items():
@@ -115,8 +126,14 @@ def evaluate(
             progress(done, len(cases), case.case_id)
     result.settings = {
         "protocol": protocol, "per": per, "seed": seed, "data": str(dataset.root), "dataset": dataset.name,
-        "cases": [c.case_id for c in cases], "intensity": predictor.processor.intensity,
-        "orientation": predictor.processor.orientation, "image_size": predictor.processor.image_size,
-        "num_slices": predictor.model.config.num_slices,
+        "cases": [c.case_id for c in cases], **predictor.settings(),
     }  # fmt: skip
     return result
+
+
+def _masks(predictor: MSAPredictor | NetworkPredictor, scan: Scan, asked: Sequence[Question], per: str) -> np.ndarray:
+    """(n, D, H, W) bool in the file frame."""
+    if isinstance(predictor, NetworkPredictor):
+        return predictor.masks(scan, [question.target for question in asked])
+    prompts = [question.prompt for question in asked]
+    return predictor.predict_objects(predictor.encode(scan), prompts, carry=per == "volume") > 0

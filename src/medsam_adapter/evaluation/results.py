@@ -10,7 +10,6 @@ import csv
 import io
 import json
 import math
-import os
 import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
@@ -19,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import MSAError, MSAInputError
+from ..errors import MSAInputError
+from .files import to_json, write_atomically
 from .metrics import METRIC_NAMES, MaskMetrics
 
 FORMAT_VERSION = 1
@@ -185,10 +185,11 @@ class EvaluationResult:
             "settings": self.settings,
             "summary": asdict(self.summary()),
             "cases": [asdict(case) for case in self.cases],
+            "raters": {name: [asdict(case) for case in cases] for name, cases in self.raters.items()},
         }
-        write_atomically(folder / RESULTS_JSON, _json(content))
+        write_atomically(folder / RESULTS_JSON, to_json(content))
         write_atomically(folder / RESULTS_CSV, self._csv())
-        write_atomically(folder / PROMPTS_JSON, _json(self.prompts()))
+        write_atomically(folder / PROMPTS_JSON, to_json(self.prompts()))
         return folder
 
     @classmethod
@@ -205,7 +206,11 @@ class EvaluationResult:
             version = content["format_version"]
             if version == FORMAT_VERSION:
                 cases = [_case_from_json(case) for case in content["cases"]]
-                return cls(content["model"], content["protocol"], cases, content["settings"])
+                raters = {  # absent from files of before there were any
+                    name: [_case_from_json(case) for case in marked]
+                    for name, marked in content.get("raters", {}).items()
+                }
+                return cls(content["model"], content["protocol"], cases, content["settings"], raters)
         except OSError as error:
             raise MSAInputError(
                 "there are no results here", file=path, found=error.strerror, hint="give the folder of an evaluation"
@@ -244,31 +249,6 @@ def _target_summary(cases: list[list[MaskMetrics]]) -> TargetSummary:
     )
 
 
-def _json(content: dict[str, Any]) -> str:
-    return json.dumps(_plain(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    """The value with numpy, paths and tuples as JSON has them; nan becomes null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (str, int)):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    raise MSAError(
-        "results hold something that JSON cannot",
-        expected="numbers, text, lists, dicts, numpy arrays, paths",
-        found=type(value).__name__,
-    )
-
-
 def _case_from_json(content: dict[str, Any]) -> CaseResult:
     metrics = dict(content["metrics"])
     for name in METRIC_NAMES:
@@ -278,13 +258,3 @@ def _case_from_json(content: dict[str, Any]) -> CaseResult:
         content["case_id"], content["target"], MaskMetrics(**metrics), content["prompts"], seconds,
         content.get("object", ""),
     )  # fmt: skip
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """A reader sees the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

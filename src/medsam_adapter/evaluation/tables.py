@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from . import grids
+from .grids import Cell, Grid, Row
 from .metrics import METRIC_NAMES
 from .results import EvaluationResult, Summary
 
-_HEADINGS = {"dice": "Dice", "iou": "IoU", "hd95_mm": "HD95 (mm)"}
-_DECIMALS = {"dice": 3, "iou": 3, "hd95_mm": 2}
-# Wide enough for any table: rich measures against it what a table needs.
-_UNLIMITED_WIDTH = 10_000
+HEADINGS = {"dice": "Dice", "iou": "IoU", "hd95_mm": "HD95 (mm)"}
+DECIMALS = {"dice": 3, "iou": 3, "hd95_mm": 2}
 
 
 @dataclass(frozen=True)
@@ -51,36 +51,24 @@ def table_rows(results: Sequence[EvaluationResult], metrics: Sequence[str] = MET
     ]
 
 
+def results_grid(rows: Sequence[TableRow], remarks: Sequence[str] = ()) -> Grid:
+    """The table of these rows, a section for each metric; the best of each column is marked."""
+    targets = _targets(rows)
+    return Grid(
+        "Metric",
+        ("Model", "Prompts"),
+        tuple(Cell(target) for target in (*targets, "Mean")),
+        tuple(
+            Row(HEADINGS[row.metric], (Cell(row.model), Cell(row.protocol)), cells)
+            for row, cells in zip(rows, _marked_cells(rows, targets), strict=True)
+        ),
+        remarks=tuple(remarks),
+    )
+
+
 def to_markdown(rows: Sequence[TableRow]) -> str:
     """A Markdown table; where a metric has several rows, the best value of each column is bold."""
-    targets = _targets(rows)
-    lines = [
-        _markdown_line(["Metric", "Model", "Prompts", *targets, "Mean"]),
-        _markdown_line(["---"] * 3 + ["---:"] * (len(targets) + 1), is_rule=True),
-    ]
-    for row, cells in zip(rows, _marked_cells(rows, targets), strict=True):
-        numbers = [f"**{text}**" if is_best else text for text, is_best in cells]
-        lines.append(_markdown_line([_HEADINGS[row.metric], row.model, row.protocol, *numbers]))
-    return "\n".join(lines) + "\n"
-
-
-def results_table(rows: Sequence[TableRow]) -> Table:
-    """The rich table of the same rows, a section for each metric."""
-    targets = _targets(rows)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("Metric", "Model", "Prompts"):
-        table.add_column(heading, overflow="fold")
-    for heading in (*targets, "Mean"):
-        table.add_column(escape(heading), justify="right", overflow="fold")
-    last_metric = None
-    for row, cells in zip(rows, _marked_cells(rows, targets), strict=True):
-        if last_metric not in (None, row.metric):
-            table.add_section()
-        heading = _HEADINGS[row.metric] if row.metric != last_metric else ""
-        numbers = [f"[bold green]{text}[/]" if is_best else text for text, is_best in cells]
-        table.add_row(heading, escape(row.model), escape(row.protocol), *numbers)
-        last_metric = row.metric
-    return table
+    return grids.to_markdown(results_grid(rows))
 
 
 def print_results(
@@ -91,16 +79,15 @@ def print_results(
     """Prints one or several results side by side, and below them what the means leave out."""
     results = [results] if isinstance(results, EvaluationResult) else list(results)
     console = console or Console()
-    table = results_table(table_rows(results, metrics))
-    needed = console.measure(table, options=console.options.update(width=_UNLIMITED_WIDTH)).maximum
-    if not console.is_terminal or needed <= console.width:
-        table.width = needed
+    table = grids.to_rich(results_grid(table_rows(results, metrics)))
+    if grids.fits(table, console):
+        table.width = grids.needed_width(table, console)
         console.print(table, crop=False)
     else:
         for result in results:
             console.print(_tall_table(result, metrics))
     for result in results:
-        console.print(escape(_note(result)), style="dim", highlight=False, soft_wrap=True)
+        console.print(escape(result_note(result)), style="dim", highlight=False, soft_wrap=True)
 
 
 def _tall_table(result: EvaluationResult, metrics: Sequence[str]) -> Table:
@@ -110,15 +97,16 @@ def _tall_table(result: EvaluationResult, metrics: Sequence[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     table.add_column("Target", overflow="fold")
     for metric in metrics:
-        table.add_column(_HEADINGS[metric], justify="right", overflow="fold")
+        table.add_column(HEADINGS[metric], justify="right", overflow="fold")
     for target, each in summary.targets.items():
-        table.add_row(escape(target), *(_number(getattr(each, metric).mean, metric) for metric in metrics))
+        table.add_row(escape(target), *(number(getattr(each, metric).mean, metric) for metric in metrics))
     table.add_section()
-    table.add_row("Mean", *(_number(getattr(summary.overall, metric).mean, metric) for metric in metrics))
+    table.add_row("Mean", *(number(getattr(summary.overall, metric).mean, metric) for metric in metrics))
     return table
 
 
-def _note(result: EvaluationResult) -> str:
+def result_note(result: EvaluationResult) -> str:
+    """What the means leave out, and which weights they are of."""
     summary: Summary = result.summary()
     counts = summary.overall
     parts = [f"masks scored: {counts.n}, cases: {len({case.case_id for case in result.cases})}"]
@@ -128,6 +116,8 @@ def _note(result: EvaluationResult) -> str:
         parts.append(f"{counts.n_missed} missed (Dice 0, HD95 = the image's diagonal)")
     if counts.n_false_positive:
         parts.append(f"{counts.n_false_positive} where nothing was to be found (Dice 0, no HD95)")
+    if result.settings.get("model_sha256"):
+        parts.append(f"weights {result.settings['model_sha256'][:10]}")
     return f"{result.model}, {result.protocol}: " + "; ".join(parts) + "."
 
 
@@ -136,36 +126,29 @@ def _targets(rows: Sequence[TableRow]) -> list[str]:
     return list(dict.fromkeys(target for row in rows for target in row.values))
 
 
-def _marked_cells(rows: Sequence[TableRow], targets: Sequence[str]) -> list[list[tuple[str, bool]]]:
-    """For each row the texts of its targets and mean, each with whether it is the best of its metric and column.
-
-    What reads the same is equally good: no bold on digits that nobody sees. A metric with one row has no best.
-    """
+def _marked_cells(rows: Sequence[TableRow], targets: Sequence[str]) -> list[tuple[Cell, ...]]:
+    """For each row the cells of its targets and mean, the best of each metric and column marked."""
     values = [[*(row.values.get(target, math.nan) for target in targets), row.mean] for row in rows]
-    best: dict[tuple[str, int], float] = {}
-    for row, numbers in zip(rows, values, strict=True):
-        for column, value in enumerate(numbers):
-            if not math.isnan(value):
-                value, key = round(value, _DECIMALS[row.metric]), (row.metric, column)
-                is_better = min if row.metric == "hd95_mm" else max
-                best[key] = is_better(best.get(key, value), value)
-    num_rows = {row.metric: sum(other.metric == row.metric for other in rows) for row in rows}
-    return [
-        [
-            (
-                _number(value, row.metric),
-                num_rows[row.metric] > 1 and round(value, _DECIMALS[row.metric]) == best.get((row.metric, column)),
-            )
-            for column, value in enumerate(numbers)
-        ]
-        for row, numbers in zip(rows, values, strict=True)
-    ]
+    cells: list[tuple[Cell, ...]] = [() for _ in rows]
+    for metric in dict.fromkeys(row.metric for row in rows):
+        chosen = [index for index, row in enumerate(rows) if row.metric == metric]
+        columns = zip(*(values[index] for index in chosen), strict=True)
+        marked = [mark_best(column, metric) for column in columns]
+        for place, index in enumerate(chosen):
+            cells[index] = tuple(column[place] for column in marked)
+    return cells
 
 
-def _number(value: float, metric: str) -> str:
-    return "-" if math.isnan(value) else f"{value:.{_DECIMALS[metric]}f}"
+def mark_best(values: Sequence[float], metric: str) -> list[Cell]:
+    """A column of one metric as cells, its best marked.
+
+    What reads the same is equally good: no bold on digits that nobody sees. A column of one value has no best.
+    """
+    shown = [round(value, DECIMALS[metric]) for value in values if not math.isnan(value)]
+    best = (min if metric == "hd95_mm" else max)(shown, default=math.nan)
+    return [Cell(number(v, metric), len(values) > 1 and round(v, DECIMALS[metric]) == best) for v in values]
 
 
-def _markdown_line(cells: Sequence[str], is_rule: bool = False) -> str:
-    texts = cells if is_rule else [cell.replace("|", "\\|").replace("\n", " ") for cell in cells]
-    return "| " + " | ".join(texts) + " |"
+def number(value: float, metric: str) -> str:
+    """A value with as many decimals as its metric has in all tables; "-" for none."""
+    return grids.NOTHING if math.isnan(value) else f"{value:.{DECIMALS[metric]}f}"

@@ -61,6 +61,20 @@ def test_equal_masks():
     assert (metrics.dice, metrics.iou, metrics.hd95_mm) == (1, 1, 0)
 
 
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.9])
+@pytest.mark.parametrize("seed", range(4))
+def test_noise_and_single_voxels_against_sets_and_brute_force(seed, share):
+    rng, shape, spacing = np.random.default_rng(seed), (6, 7, 9), (3.0, 0.7, 1.3)
+    noise, one = rng.random((2, *shape)) < share, np.zeros(shape, bool)
+    noise[:, 0, 0, 0], one[tuple(rng.integers(shape))] = True, True
+    for prediction, reference in ((noise[0], noise[1]), (one, noise[1]), (noise[0], one), (one, np.roll(one, 2, 1))):
+        found = mask_metrics(prediction, reference, spacing)
+        p, r = ({tuple(voxel) for voxel in np.argwhere(mask)} for mask in (prediction, reference))
+        assert found.dice == pytest.approx(2 * len(p & r) / (len(p) + len(r)))
+        assert found.iou == pytest.approx(len(p & r) / len(p | r))
+        assert found.hd95_mm == pytest.approx(brute_force_hd95(prediction, reference, spacing), rel=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(14, 11), (7, 12, 9), (1, 16, 12), (2, 9, 9)])
 @pytest.mark.parametrize("seed", range(3))
 def test_hd95_equals_brute_force(shape, seed):

@@ -80,7 +80,7 @@ def test_round_trip(result, tmp_path):
 def test_files_are_plain_and_whole(result, tmp_path):
     result.save(tmp_path)
     result.save(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.csv", "results.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["prompts.json", "results.csv", "results.json"]
     text = (tmp_path / "results.json").read_text(encoding="utf-8")
     assert "NaN" not in text
     assert json.loads(text)["summary"]["overall"]["n_excluded"] == 1
@@ -97,7 +97,45 @@ def test_a_failed_save_leaves_the_old_file(result, tmp_path):
     with pytest.raises(MSAError, match="JSON"):
         result.save(tmp_path)
     assert (tmp_path / "results.json").read_bytes() == before
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_values_of_cases_have_the_means_of_the_summary(result):
+    result.cases.append(CaseResult("a", "liver", scored(0.5, 8.0)))  # drawn again: averaged with the first
+    summary = result.summary()
+    for metric in ("dice", "iou", "hd95_mm"):
+        cases, targets, values = result.case_values(metric)
+        assert (cases, targets) == (["a", "b", "c", "d"], ["liver", "spleen"])
+        means = [getattr(summary.targets[target], metric).mean for target in targets]
+        assert np.nanmean(values, 0) == pytest.approx(means)
+    dice = result.case_values("dice")[2]
+    assert dice[0, 0] == pytest.approx(0.7) and np.isnan(dice[3, 0]) and np.isnan(dice[1, 1]) and dice[2, 1] == 0
+
+
+def test_prompts_stand_by_case_and_target(result, tmp_path):
+    result.settings |= {"protocol": "1-point", "per": "volume"}
+    result.cases += [CaseResult("a", "object", scored(0.5), {"labels": [n]}, object=f"object {n}") for n in (3, 7)]
+    result.save(tmp_path)
+    content = json.loads((tmp_path / "prompts.json").read_text())
+    assert (content["protocol"], content["per"], content["seed"]) == ("1-point", "volume", 7)
+    assert content["cases"]["a"]["liver"] == {"points_xy": [[3, 4]], "labels": [1]}
+    assert content["cases"]["b"]["spleen"] is None
+    assert content["cases"]["a"]["object 7"] == {"labels": [7]}
+    assert EvaluationResult.load(tmp_path).cases[-1].object == "object 7"
+
+
+def test_raters_come_back_and_older_files_have_none(result, tmp_path):
+    result.raters = {"expert 1": [CaseResult("a", "liver", scored(0.3))]}
+    loaded = EvaluationResult.load(result.save(tmp_path))
+    assert repr(loaded.raters) == repr(result.raters)
+    assert loaded.against_raters()[0].protocol == "1 click, against expert 1"
+    content = json.loads((tmp_path / "results.json").read_text())
+    del content["raters"]
+    for case in content["cases"]:
+        del case["object"]
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    older = EvaluationResult.load(tmp_path)
+    assert older.raters == {} and repr(older.cases[1:]) == repr(result.cases[1:])
 
 
 def test_settings_may_hold_paths_and_numpy(tmp_path):

@@ -1,0 +1,178 @@
+"""What `msa evaluate` runs on: the data set, the cases of a part of a split, and how a plain SAM is shown them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medsam_adapter.errors import DataError
+
+if TYPE_CHECKING:
+    from medsam_adapter.data.layouts import Dataset
+    from medsam_adapter.data.sample import Case
+    from medsam_adapter.evaluation.replay import Replay
+
+
+@dataclass
+class Chosen:
+    """The data set and its cases that are evaluated.
+
+    Attributes:
+        layout: the data set's.
+        part: the part of the split that the cases are, or "all".
+        notes: where the part comes from, and what makes figures on it too good; a sentence each.
+    """
+
+    dataset: Dataset
+    cases: list[Case]
+    layout: str
+    part: str
+    notes: list[str] = field(default_factory=list)
+
+
+def choose_cases(
+    models: list[str],
+    data: Path | None,
+    layout: str = "auto",
+    channel: str = "",
+    split: Path | None = None,
+    part: str = "test",
+    replay: Replay | None = None,
+    own_split: bool = False,
+) -> Chosen:
+    """Open the data set and take the cases of a part: of the given split, of the run's own where the data is the run's,
+    of the data set's official one, or all.
+
+    Args:
+        models: run folders among them may say which data.
+        data: that of the first run folder if None.
+        replay: takes the cases of its file, whatever the split.
+        own_split: the run's split counts too where `data` is given and is the run's own.
+
+    Raises:
+        DataError: no data, or no cases in the part.
+    """
+    from medsam_adapter.data.layouts import LAYOUTS, open_dataset
+
+    run = next((Path(model) for model in models if (Path(model) / "split.json").is_file()), None)
+    section = _recipe_data(run) if run else {}
+    if data is None:
+        if run is None:
+            raise DataError(
+                "no data to evaluate on", expected="--data PATH", found="no run folder with a recipe either"
+            )
+        data, layout = Path(section["path"]), section["layout"]
+        channel = channel or section.get("channel", "")
+        split = split or run / "split.json"
+    elif own_split and run and _is_same(section["path"], data):
+        split = split or run / "split.json"
+    dataset = open_dataset(data, layout, require_labels=False, channel=channel)
+    if layout == "auto":
+        layout = next((name for name, module in LAYOUTS.items() if module.detect(data)), "parquet")  # hf://...
+    chosen = Chosen(dataset, [], layout, part)
+    if replay:
+        chosen.cases, chosen.part = replay.cases_of(dataset), "all"
+        chosen.notes.append(f"Cases and prompts are those of {replay.file}.")
+    else:
+        _take_part(chosen, split, part, run)
+    chosen.notes += _trained_on(models, chosen)
+    return chosen
+
+
+def _take_part(chosen: Chosen, split: Path | None, part: str, run: Path | None) -> None:
+    from medsam_adapter.data.splits import load_split
+
+    labelled = chosen.dataset.labelled
+    official = chosen.dataset.official_split
+    if part == "all" or (split is None and not official):
+        if part not in ("all", "test"):
+            raise DataError(f"there is no split to take {part!r} from", expected="--split split.json", found="none")
+        chosen.cases, chosen.part = labelled, "all"
+        reason = "" if part == "all" else ", as there is no split"
+        chosen.notes.append(f"All {len(labelled)} cases with a reference{reason}.")
+        return
+    parts = load_split(split, chosen.dataset.cases) if split is not None else official
+    known = {case.case_id: case for case in labelled}
+    chosen.cases = [known[case_id] for case_id in parts.get(part, ()) if case_id in known]
+    if not chosen.cases:
+        usable = {name: sum(case_id in known for case_id in ids) for name, ids in parts.items()}
+        filled = [name for name, count in usable.items() if count]
+        raise DataError(
+            f"the split has no {part} cases",
+            file=split or chosen.dataset.root,
+            expected=part,
+            found=", ".join(f"{name} ({usable[name]})" for name in filled) or "no case with a reference",
+            hint=f"use --part {filled[0]} or --part all" if filled else "use --part all",
+        )
+    whose = "the data set's official split"
+    if split is not None:
+        is_own = run is not None and split == run / "split.json"
+        whose = f"the split of the run {run.name}" if is_own else str(split)
+    chosen.notes.append(f"Cases: the {len(chosen.cases)} of the part {part} of {whose}.")
+
+
+def _trained_on(models: list[str], chosen: Chosen) -> list[str]:
+    """Of each run on this data set, how many of the cases it was trained or chosen on."""
+    from medsam_adapter.data.splits import load_split
+
+    notes = []
+    for model in models:
+        file = Path(model) / "split.json"
+        if file.is_file() and _is_same(_recipe_data(Path(model)).get("path", ""), chosen.dataset.root):
+            parts = load_split(file)
+            seen = {case_id for name in ("train", "val") for case_id in parts.get(name, ())}
+            known = sum(case.case_id in seen for case in chosen.cases)
+            if known:
+                notes.append(
+                    f"{Path(model).name} was trained or chosen on {known} of these {len(chosen.cases)} cases: its "
+                    "figures are too good."
+                )
+    return notes
+
+
+def _recipe_data(run: Path) -> dict:
+    import yaml
+
+    return yaml.safe_load((run / "recipe.yaml").read_text())["data"]
+
+
+def _is_same(path: str, root: Path) -> bool:
+    return bool(path) and Path(path).resolve() == root.resolve()
+
+
+def picture_settings(models: list[str], dataset: Dataset, given: dict[str, str | None]) -> dict[str, str | None]:
+    """intensity, window and orientation for a model that has none saved, such as plain SAM.
+
+    As given; else as a run beside it has them, so that both are shown the same picture; else as the layout advises.
+
+    Args:
+        given: the same three keys.
+    """
+    advised = {"intensity": dataset.intensity, "window": None, "orientation": dataset.orientation}
+    found = given if given["intensity"] or given["window"] else {**given, **_of_intensity(_saved(models) or advised)}
+    return {**found, "orientation": given["orientation"] or (_saved(models) or advised)["orientation"]}
+
+
+def has_settings(model: str) -> bool:
+    """Whether a model brings its own."""
+    return (Path(model) / "preprocessor_config.json").is_file()
+
+
+def _of_intensity(settings: dict[str, str | None]) -> dict[str, str | None]:
+    return {key: settings[key] for key in ("intensity", "window")}
+
+
+def _saved(models: list[str]) -> dict[str, str | None]:
+    """Those of the first run folder among the models; empty without one."""
+    for model in models:
+        if has_settings(model):
+            saved = json.loads((Path(model) / "preprocessor_config.json").read_text())
+            window = saved.get("window_hu")
+            return {
+                "intensity": None if window else saved.get("intensity"),
+                "window": ",".join(str(v) for v in window) if window else None,
+                "orientation": saved.get("orientation"),
+            }
+    return {}
