@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from medsam_adapter.cli.main import run
-from medsam_adapter.data import parquet
 from medsam_adapter.data.layouts import LAYOUTS, open_dataset
+from medsam_adapter.data.parquet import tables as parquet
 from medsam_adapter.data.splits import load_split, verify_split
 
 SHAPE_XYZ = (9, 8, 5)
@@ -362,7 +362,12 @@ def test_two_kinds_of_files_do_not_share_a_column(msa, pictures, tmp_path):
     nifti(pictures / "images/v.nii.gz", scan(0))
     nifti(pictures / "masks/v_mask.nii.gz", (labels() > 0).astype(np.uint8) * 255)
     code, _, err = msa("data", "prepare", pictures, "-o", tmp_path / "out")
-    assert code == 2 and "of two kinds" in err and "v.nii.gz beside files of the other kind" in err and not (tmp_path / "out").exists()
+    assert (
+        code == 2
+        and "of two kinds" in err
+        and "v.nii.gz beside files of the other kind" in err
+        and not (tmp_path / "out").exists()
+    )
 
 
 def test_a_conversion_that_fails_leaves_nothing(msa, pictures, tmp_path, monkeypatch):

@@ -161,7 +161,7 @@ def prepare_command(
     from medsam_adapter.cli.progress import bar
     from medsam_adapter.data.check import check_dataset
     from medsam_adapter.data.layouts import open_dataset
-    from medsam_adapter.data.parquet import refuse_used_folder, write_parquet
+    from medsam_adapter.data.parquet.tables import refuse_used_folder, write_parquet
     from medsam_adapter.data.splits import make_split, with_validation
     from medsam_adapter.errors import DataError
 

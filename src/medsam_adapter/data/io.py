@@ -63,7 +63,7 @@ def read_scan(
     path = _existing(path)
     _refuse_unused(path, series, key)
     if path.is_dir() or _is_dicom(path):
-        from .dicom import read_dicom
+        from .dicom.images import read_dicom
 
         scan = read_dicom(path, series, channel)
     elif has_suffix(path, PICTURE_SUFFIXES):
@@ -173,14 +173,14 @@ def _read_volume(
 
 
 def _read_dicom_label(path: Path, like: Scan | None) -> tuple[np.ndarray, np.ndarray | None]:
-    from .dicom import read_dicom
-    from .dicom_series import segmentation_file
+    from .dicom.images import read_dicom
+    from .dicom.series import segmentation_file
 
     segmentation = segmentation_file(path)
     if segmentation is None:
         scan = read_dicom(path)
         return scan.array, scan.affine
-    from .dicom_seg import read_segmentation
+    from .dicom.segmentation import read_segmentation
 
     return read_segmentation(segmentation, like)
 

@@ -49,7 +49,7 @@ def write_mask(path: str | Path, mask_zyx: np.ndarray, like: Scan, names: dict[i
     partial = path.with_name(f".{os.getpid()}-partial-{path.name}")
     try:
         if is_segmentation:
-            from .dicom_seg_writing import segmentation
+            from .dicom.segmentation_writing import segmentation
 
             segmentation(path, data, like, names).save_as(partial)
         elif is_nifti(path):

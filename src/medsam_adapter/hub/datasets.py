@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
 from medsam_adapter.errors import CheckpointError
+from medsam_adapter.hub.commit import commit_folder
 
 
 def push_dataset(folder: Path, repo_id: str, *, private: bool = True) -> str:
@@ -19,20 +17,13 @@ def push_dataset(folder: Path, repo_id: str, *, private: bool = True) -> str:
     Raises:
         CheckpointError: a name that the Hub does not take, no right to write there, or no network.
     """
-    api = HfApi()
     try:
-        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        return str(
-            api.upload_folder(
-                folder_path=folder, repo_id=repo_id, repo_type="dataset", commit_message="Prepared by medsam-adapter"
-            )
-        )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        return commit_folder(
+            folder, repo_id, message="Prepared by medsam-adapter", repo_type="dataset", private=private,
+            replaces=("data/",),
+        )  # fmt: skip
+    except CheckpointError as error:
         raise CheckpointError(
-            "cannot be put on the Hub",
-            file=repo_id,
-            expected="ORG/NAME that you may write to, and a token (hf auth login)",
-            found=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
-            hint=f"the prepared folder {folder} is complete: try again with hf upload {repo_id} {folder} . "
-            "--repo-type dataset",
-        ) from error
+            error.problem, file=error.file, expected=error.expected, found=error.found,
+            hint=f"the folder {folder} is complete: hf upload {repo_id} {folder} . --repo-type dataset sends it again",
+        ) from error  # fmt: skip

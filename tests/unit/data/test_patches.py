@@ -92,6 +92,8 @@ def test_every_place_is_reached_and_none_beyond(prepared):
     data, rng = PatchDataset([case], plan), np.random.default_rng(0)
     starts = np.array([data._start(case, rng) for _ in range(2000)])
     assert starts.min(0).tolist() == [0, 0, 0] and starts.max(0).tolist() == [12, 24, 20]
+    middle = dataclasses.replace(cases[0], spots={"whole": np.array([[10, 16, 14]])})
+    assert tuple(data._start(middle, _Always(rng))) == (6, 12, 10)  # a target's voxel is the patch's middle
     edge = dataclasses.replace(cases[0], spots={"whole": np.array([[19, 31, 27]])})
     starts = {tuple(data._start(edge, _Always(rng))) for _ in range(5)}
     assert starts == {(12, 24, 20)}

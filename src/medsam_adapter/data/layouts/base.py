@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError
-from ..io import content_digest, read_label, read_scan
 from ..grids import GRID_TOLERANCE_MM, grid_offset_mm
+from ..io import content_digest, read_label, read_scan
 from ..sample import Case, Sample, Scan
 from .raters import majority
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError
-from ..dicom_series import header
+from ..dicom.series import header
 from ..sample import Case, Scan
 from .base import Dataset
 from .completeness import folders_by_id, keep_usable, refuse_channel

@@ -208,7 +208,7 @@ def test_a_missing_slice_and_a_missing_scan_are_named(made):
 
 
 def _header(file: Path):
-    from medsam_adapter.data.dicom_series import header
+    from medsam_adapter.data.dicom.series import header
 
     return header(file)
 

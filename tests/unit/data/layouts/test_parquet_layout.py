@@ -14,9 +14,9 @@ from medsam_adapter.cli.main import run
 from medsam_adapter.data.check import check_dataset
 from medsam_adapter.data.layouts import open_dataset, parquet
 from medsam_adapter.data.layouts.base import Dataset
-from medsam_adapter.data.parquet import write_parquet
+from medsam_adapter.data.parquet.tables import write_parquet
 from medsam_adapter.data.sample import Case
-from medsam_adapter.errors import DataError
+from medsam_adapter.errors import CheckpointError, DataError
 from medsam_adapter.hub import datasets as hub_datasets
 
 AFFINE = np.diag([-2.0, -2.0, 3.0, 1.0])
@@ -132,26 +132,23 @@ def test_pictures_with_coloured_masks_stay_as_they_are(tmp_path, capsys):
 
 
 class Hub:
-    """Stands in for HfApi and remembers what it is asked."""
+    """Stands in for the upload and remembers what it is asked."""
 
-    asked: list = []
-    error: Exception | None = None
+    def __init__(self):
+        self.asked, self.error = [], None
 
-    def create_repo(self, repo_id, **more):
-        self.asked.append(("create", repo_id, more["repo_type"], more["private"]))
-
-    def upload_folder(self, folder_path, repo_id, **more):
+    def __call__(self, folder, repo_id, **more):
         if self.error:
-            raise self.error
-        self.asked.append(("upload", repo_id, sorted(p.name for p in folder_path.iterdir())))
+            raise CheckpointError("cannot be put on the Hub", found=self.error)
+        self.asked.append((repo_id, more["repo_type"], more["private"], sorted(p.name for p in folder.iterdir())))
         return f"https://hub/{repo_id}"
 
 
 @pytest.fixture
 def hub(monkeypatch):
-    monkeypatch.setattr(hub_datasets, "HfApi", Hub)
-    monkeypatch.setattr(Hub, "asked", [])
-    return Hub
+    stand_in = Hub()
+    monkeypatch.setattr(hub_datasets, "commit_folder", stand_in)
+    return stand_in
 
 
 def test_push_is_private_and_wants_a_licence(tmp_path, hub, capsys):
@@ -159,19 +156,18 @@ def test_push_is_private_and_wants_a_licence(tmp_path, hub, capsys):
     command = ["data", "prepare", str(source), "-o", str(output), "--val", "0", "--push", "org/name"]
     assert run(command) == 2 and "--licence" in capsys.readouterr().err and not output.exists() and not hub.asked
     assert run([*command, "--licence", "CC BY 4.0"]) == 0
-    assert hub.asked[0] == ("create", "org/name", "dataset", True)
-    assert hub.asked[1] == ("upload", "org/name", ["README.md", "data", "msa_dataset.json", "split.json"])
+    assert hub.asked == [("org/name", "dataset", True, ["README.md", "data", "msa_dataset.json", "split.json"])]
     out = capsys.readouterr().out
     assert "pushed: https://hub/org/name" in out and "--data.path hf://datasets/org/name" in out
     assert "license_name: CC BY 4.0" in (output / "README.md").read_text()
 
 
-def test_a_failed_push_leaves_the_prepared_folder_and_says_how_to_go_on(tmp_path, hub, monkeypatch, capsys):
-    monkeypatch.setattr(hub, "error", OSError("no network"))
+def test_a_failed_push_leaves_the_prepared_folder_and_says_how_to_go_on(tmp_path, hub, capsys):
+    hub.error = "no network"
     source, output = pictures(tmp_path / "source"), tmp_path / "out"
     assert (
         run(["data", "prepare", str(source), "-o", str(output), "--push", "o/n", "--licence", "CC0", "--public"]) != 0
     )
     err = capsys.readouterr().err
-    assert "no network" in err and "hf upload o/n" in err and hub.asked[0][3] is False
+    assert "no network" in err and "hf upload o/n" in err
     assert open_dataset(output).cases

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import __version__
-from ..errors import DataError
-from .dicom_planes import Plane, affine_of, planes_of, sorted_planes
-from .dicom_seg import MAX_SEGMENTS, import_highdicom
-from .dicom_series import image_headers, sop_class
-from .grids import onto_grid
-from .sample import Scan
+from ... import __version__
+from ...errors import DataError
+from ..grids import onto_grid
+from ..sample import Scan
+from .planes import Plane, affine_of, planes_of, sorted_planes
+from .segmentation import MAX_SEGMENTS, import_highdicom
+from .series import image_headers, sop_class
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import DataError
-from .dicom_planes import PLACE_TOLERANCE_MM, Plane, affine_of, planes_of, spacing_between_slices
-from .kinds import missing_package, one_line
-from .sample import Scan
+from ...errors import DataError
+from ..kinds import missing_package, one_line
+from ..sample import Scan
+from .planes import PLACE_TOLERANCE_MM, Plane, affine_of, planes_of, spacing_between_slices
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -15,8 +15,8 @@ from pyarrow.parquet import ParquetWriter
 from medsam_adapter.data.io import is_nifti
 from medsam_adapter.data.layouts import Dataset
 from medsam_adapter.data.layouts.parquet import METADATA_FILE
-from medsam_adapter.data.parquet_card import card, metadata_of
-from medsam_adapter.data.parquet_cells import Cells, can_stay, converted_cells, rater_column, stored_cells
+from medsam_adapter.data.parquet.card import card, metadata_of
+from medsam_adapter.data.parquet.cells import Cells, can_stay, converted_cells, rater_column, stored_cells
 from medsam_adapter.data.sample import Case
 from medsam_adapter.data.splits import Split, save_split
 from medsam_adapter.errors import DataError

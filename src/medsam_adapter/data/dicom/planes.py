@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import DataError
-from .grids import LPS_TO_RAS
-from .kinds import missing_package
+from ...errors import DataError
+from ..grids import LPS_TO_RAS
+from ..kinds import missing_package
 
 if TYPE_CHECKING:
     from pydicom import Dataset

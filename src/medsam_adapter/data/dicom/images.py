@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import DataError
-from .dicom_planes import Plane, affine_of, planes_of, sorted_planes
-from .dicom_series import image_headers
-from .kinds import one_line
-from .sample import Scan
+from ...errors import DataError
+from ..kinds import one_line
+from ..sample import Scan
+from .planes import Plane, affine_of, planes_of, sorted_planes
+from .series import image_headers
 
 if TYPE_CHECKING:
     from pydicom import Dataset

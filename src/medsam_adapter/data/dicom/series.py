@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import DataError
-from .kinds import has_dicom_preamble, has_suffix, is_dicom_folder, missing_package, one_line
+from ...errors import DataError
+from ..kinds import has_dicom_preamble, has_suffix, is_dicom_folder, missing_package, one_line
 
 if TYPE_CHECKING:
     from pydicom import Dataset

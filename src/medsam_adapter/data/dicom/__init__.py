@@ -1,0 +1,1 @@
+"""DICOM: images, how their planes make a volume, and segmentations (SEG)."""

@@ -1,0 +1,1 @@
+"""Data sets as Parquet tables: what a cell holds, the tables, and the card beside them."""
