@@ -46,6 +46,8 @@ def set_image_size(model: nn.Module, image_size: int) -> None:
         if block.window_size == 0 and block.attn.use_rel_pos:
             for name in ("rel_pos_h", "rel_pos_w"):
                 old = getattr(block.attn, name)
+                if not hasattr(block.attn, f"original_{name}"):  # for whoever resizes it to something else
+                    block.attn.register_buffer(f"original_{name}", old.detach().clone(), persistent=False)
                 resized = F.interpolate(old.float().t()[None], 2 * grid - 1, mode="linear")[0].t()
                 setattr(block.attn, name, nn.Parameter(resized.to(old.dtype).contiguous(), old.requires_grad))
     vision.image_size = prompt.image_size = encoder.config.image_size = image_size

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,17 +21,28 @@ from transformers.utils import ModelOutput, find_adapter_config_file
 
 from medsam_adapter.adapters.config import MSAAdapterConfig
 from medsam_adapter.adapters.fast_layer import make_fast
-from medsam_adapter.adapters.files import load_adapter_weights, read_adapter_config, save_adapter
+from medsam_adapter.adapters.files import (
+    AdapterConfig,
+    another_kind_of_adapter,
+    config_from_plain,
+    load_adapter_weights,
+    plain_config,
+    read_adapter_config,
+    save_adapter,
+)
+from medsam_adapter.adapters.pickles import find_pickle, pickled, refuse_pickle_file
 from medsam_adapter.adapters.tuner import register_peft_method
 from medsam_adapter.adapters.vision_layer import volume_chunk
 from medsam_adapter.backbones import base_name, resolve_base
 from medsam_adapter.configuration_msa import MSAConfig
 from medsam_adapter.errors import CheckpointError, PromptError, no_text_prompts
 from medsam_adapter.frozen_features import finish_encoding
+from medsam_adapter.hub.push_model import PushesToHub
 from medsam_adapter.image_size import set_image_size
 from medsam_adapter.losses import bce_loss, dice_loss
 from medsam_adapter.prompts.decode import decode_masks
 from medsam_adapter.prompts.text import embed_objects
+from medsam_adapter.several_adapters import SeveralAdapters, with_adapter
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "proxies")
 
@@ -53,7 +64,7 @@ class MSAOutput(ModelOutput):
     image_embeddings: Tensor | None = None
 
 
-class MSAModel(SamModel):
+class MSAModel(SeveralAdapters, PushesToHub, SamModel):
     """Medical SAM Adapter (https://arxiv.org/abs/2304.12620) as one model class.
 
     Parameter names are SAM's, so that one adapter file serves `MSAModel`, `peft.PeftModel` and `SamModel.load_adapter`.
@@ -69,7 +80,7 @@ class MSAModel(SamModel):
         super().__init__(config)
         make_fast(self)
         for name, values in (config.adapter_configs or {}).items():  # a full repo: its file holds these weights too
-            inject_adapter_in_model(MSAAdapterConfig(**values), self, name)
+            inject_adapter_in_model(config_from_plain(values), self, name)
             self._hf_peft_config_loaded = True
 
     # -- building ------------------------------------------------------------------------------------------------------
@@ -78,7 +89,7 @@ class MSAModel(SamModel):
     def from_base(
         cls,
         base: str | Path | SamModel = "sam-tiny",
-        adapter: MSAAdapterConfig | None = None,
+        adapter: AdapterConfig | None = None,
         *,
         image_size: int | None = None,
         adapter_name: str = "default",
@@ -90,7 +101,8 @@ class MSAModel(SamModel):
         Args:
             base: "sam-tiny" (ships with the package), a Hub id such as "facebook/sam-vit-base", a folder, or a
                 `SamModel`, whose weights are shared, not copied.
-            adapter: what to add; None adds nothing (plain SAM under this class).
+            adapter: what to add, an `MSAAdapterConfig` or PEFT's `LoraConfig`; None adds nothing (plain SAM under this
+                class).
             image_size: side of the model frame in pixels; None keeps the base's.
             id2label: what will be segmented, kept in the config.
             kwargs: for `from_pretrained` of the base (`dtype`, `attn_implementation`, `revision`, ...).
@@ -109,24 +121,29 @@ class MSAModel(SamModel):
         if id2label is not None:
             model.config.id2label = dict(id2label)
         model.requires_grad_(False)
-        if adapter is not None and model._hf_peft_config_loaded and adapter_name in model.peft_config:
-            raise CheckpointError(
-                "this base has an adapter already",
-                file=str(base),
-                expected="a SAM without adapters",
-                found=f"the adapter {adapter_name!r}",
-                hint="open it with from_pretrained(..., is_trainable=True), or start a run from it: msa train --base",
-            )
         if adapter is not None:
             model.add_msa_adapter(adapter, adapter_name)
         return model
 
-    def add_msa_adapter(self, adapter: MSAAdapterConfig, adapter_name: str = "default") -> None:
-        """Add a fresh adapter and make it the active, trainable one."""
+    def add_msa_adapter(self, adapter: AdapterConfig, adapter_name: str = "default") -> None:
+        """Add a fresh adapter (or LoRA) and make it the active, trainable one.
+
+        Raises:
+            CheckpointError: if the model has one of this name.
+        """
+        if self._hf_peft_config_loaded and adapter_name in self.peft_config:
+            raise CheckpointError(
+                "this base has an adapter already",
+                file=self.base_name,
+                expected="a SAM without adapters",
+                found=f"the adapter {adapter_name!r}",
+                hint="open it with from_pretrained(..., is_trainable=True), or start a run from it: msa train --base",
+            )
         adapter = copy.deepcopy(adapter)  # the caller may give the same configuration to several models
         adapter.base_model_name_or_path = self.base_name or adapter.base_model_name_or_path
         self.add_adapter(adapter, adapter_name=adapter_name)
-        self.config.num_slices = adapter.num_slices if adapter.use_depth else self.config.num_slices
+        if isinstance(adapter, MSAAdapterConfig) and adapter.use_depth:
+            self.config.num_slices = adapter.num_slices
 
     @property
     def base_name(self) -> str | None:
@@ -145,7 +162,7 @@ class MSAModel(SamModel):
         subfolder: str = "",
         **kwargs,
     ) -> MSAModel:
-        """Open an adapter-only repo, a full MSA repo, or a plain SAM; a folder, a Hub id or "sam-tiny".
+        """Open an adapter-only repo (MSA or LoRA), a full MSA repo, or a plain SAM: a folder, a Hub id or "sam-tiny".
 
         Args:
             adapter_name: name under which the adapter is loaded.
@@ -156,9 +173,12 @@ class MSAModel(SamModel):
             CheckpointError: another kind of adapter, one that does not fit its base, or a base that is not recorded.
         """
         name = resolve_base(pretrained_model_name_or_path)
+        refuse_pickle_file(name)
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if kwargs.get(key) is not None}
         adapter_kwargs = dict(kwargs.pop("adapter_kwargs", None) or {})
         at = resolve_base(adapter_kwargs.pop("_adapter_model_path", None) or name)  # AutoModel has looked already
+        if at != name:
+            revision = adapter_kwargs.get("revision")  # what came as `revision` is of the base that AutoModel has found
         source = {
             **hub,
             **({"revision": revision} if revision else {}),
@@ -177,9 +197,15 @@ class MSAModel(SamModel):
                 )
             if not isinstance(config, MSAConfig):
                 config = MSAConfig.from_sam(config)
-            model = super().from_pretrained(
-                name, *args, config=config, revision=revision or "main", subfolder=subfolder, **kwargs
-            )
+            kwargs["use_safetensors"] = True
+            try:
+                model = super().from_pretrained(
+                    name, *args, config=config, revision=revision or "main", subfolder=subfolder, **kwargs
+                )
+            except OSError as error:
+                if found := find_pickle(name, "pytorch_model.bin", "pytorch_model.bin.index.json", **source):
+                    raise pickled(name, found) from error
+                raise
             model.name_or_path = base_name(name)
             return model
         return cls._from_adapter(at, args, config, adapter_name, is_trainable, source, hub, kwargs)
@@ -201,7 +227,11 @@ class MSAModel(SamModel):
             except (OSError, ValueError):
                 config = None  # a folder that peft alone has written
         base = resolve_base(adapter.base_model_name_or_path)
+        kwargs = {key: value for key, value in kwargs.items() if key not in hub}
         try:
+            base_type = AutoConfig.from_pretrained(base, revision=adapter.revision, **hub).model_type
+            if base_type not in ("sam", "msa"):
+                raise another_kind_of_adapter(at, adapter, base_type)
             model = cls.from_pretrained(base, *args, revision=adapter.revision, **hub, **kwargs)
         except OSError as error:
             raise CheckpointError(
@@ -249,12 +279,15 @@ class MSAModel(SamModel):
         folder.mkdir(parents=True, exist_ok=True)
         save_adapter(self, folder, name, base)
         self.config.architectures = [type(self).__name__]
-        self.config.save_pretrained(folder)
+        with self.using_adapter(name):  # its labels
+            self.config.save_pretrained(folder)
+        if kwargs.pop("push_to_hub", False):
+            self.push_to_hub(kwargs.pop("repo_id", folder.name), adapter_name=name, **kwargs)
 
     def _save_full(self, folder: Path, *args, **kwargs) -> None:
         had = self._hf_peft_config_loaded
         if had:
-            self.config.adapter_configs = {name: _plain(adapter) for name, adapter in self.peft_config.items()}
+            self.config.adapter_configs = {name: plain_config(each) for name, each in self.peft_config.items()}
             kwargs["save_original_format"] = (
                 False  # else the last adapter load's key renaming would be undone in the file
             )
@@ -268,10 +301,12 @@ class MSAModel(SamModel):
     def text_model(self) -> str | None:
         """Name of the text model whose embeddings the active adapter takes; None if it takes no texts."""
         active = self.active_adapters() if self._hf_peft_config_loaded else []
-        return next((self.peft_config[name].text_model for name in active if self.peft_config[name].use_text), None)
+        configs = [self.peft_config[name] for name in active]
+        return next((c.text_model for c in configs if isinstance(c, MSAAdapterConfig) and c.use_text), None)
 
     # -- using ---------------------------------------------------------------------------------------------------------
 
+    @with_adapter
     def encode(
         self, pixel_values: Tensor | None = None, slice_mask: Tensor | None = None, frozen: Tensor | None = None
     ) -> Tensor:
@@ -302,10 +337,12 @@ class MSAModel(SamModel):
         return embeddings.unflatten(0, given.shape[:2]) if is_volume else embeddings
 
     @torch.no_grad()
+    @with_adapter
     def get_image_embeddings(self, pixel_values: Tensor, slice_mask: Tensor | None = None, **kwargs) -> Tensor:
         """Image embeddings without gradients; shapes as in `encode`."""
         return self.encode(pixel_values, slice_mask)
 
+    @with_adapter
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -335,7 +372,8 @@ class MSAModel(SamModel):
             labels: (B, P, H, W) or (B, D, P, H, W), the targets; gives `loss` = Dice + BCE, of the best of M masks.
             slice_mask: (B, D) bool, False for slices that only fill up a volume; they do not count in the loss.
 
-        Without any prompt the whole picture is the box of one object.
+        Without any prompt the whole picture is the box of one object. `adapter="NAME"` is the adapter that answers this
+        one call (several_adapters.py).
         """
         if (pixel_values is None) == (image_embeddings is None):
             raise PromptError(
@@ -395,10 +433,6 @@ class MSAModel(SamModel):
             return each.mean()
         weights = slice_mask[..., None].expand_as(each).to(each.dtype)
         return (each * weights).sum() / weights.sum().clamp_min(1)
-
-
-def _plain(adapter: MSAAdapterConfig) -> dict:
-    return {key: getattr(value, "value", value) for key, value in asdict(adapter).items()}
 
 
 register_peft_method()

@@ -56,7 +56,7 @@ def test_the_run_folder_is_an_adapter_repo(finished):
     names = {file.name for file in finished.iterdir()}
     assert names == {
         "config.json", "adapter_config.json", "adapter_model.safetensors", "preprocessor_config.json", "README.md",
-        "recipe.yaml", "versions.json", "split.json", "metrics.jsonl", "best.json", "checkpoint.pt",
+        "recipe.yaml", "versions.json", "data.json", "split.json", "metrics.jsonl", "best.json", "checkpoint.pt",
     }  # fmt: skip
     assert (finished / "adapter_model.safetensors").stat().st_size < 300_000
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]

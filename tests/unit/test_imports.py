@@ -15,15 +15,18 @@ ROOT = Path(medsam_adapter.__file__).parent
 
 # A file may import from its own row and from rows above it. The longest matching entry counts.
 LAYERS = [
-    ["__init__", "errors", "losses", "backbones", "data/sample", "prompts/types"],
+    ["__init__", "errors", "losses", "backbones", "data/sample", "prompts/types",
+     "baselines/names"],
     ["data", "prompts", "adapters"],
-    ["configuration_msa", "image_size", "frozen_features", "evaluation/metrics", "evaluation/results",
-     "evaluation/tables", "evaluation/overlays", "evaluation/sheets", "training/recipe", "training/checkpoint"],
+    ["configuration_msa", "image_size", "frozen_features", "several_adapters", "hub/commit", "hub/push_model",
+     "evaluation/metrics", "evaluation/results",
+     "evaluation/files", "evaluation/grids", "evaluation/tables", "evaluation/overlays", "evaluation/sheets",
+     "training/recipe", "training/checkpoint"],
     ["modeling_msa", "processing_msa"],
-    ["data/loader", "inference", "pretraining", "training/objective", "training/run_folder"],
-    ["evaluation", "training/setup"],
+    ["data/loader", "baselines", "inference", "pretraining", "training/objective", "training/run_folder"],
+    ["evaluation", "training/methods", "training/setup"],
     ["hub"],
-    ["training"],
+    ["training", "comparison"],
     ["cli"],
 ]  # fmt: skip
 SAME_ROW_STRANGERS = {("data", "adapters"), ("adapters", "data"), ("prompts", "adapters"), ("adapters", "prompts")}

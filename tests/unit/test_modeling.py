@@ -8,8 +8,8 @@ import shutil
 import peft.mapping
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModel, AutoModelForMaskGeneration, SamModel
+from peft import IA3Config, LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModel, AutoModelForMaskGeneration, BertConfig, BertModel, SamModel
 
 from medsam_adapter.adapters.config import MSAAdapterConfig, MSAPeftType
 from medsam_adapter.adapters.tuner import register_peft_method
@@ -299,9 +299,26 @@ def refused(folder, text):
 
 
 def test_another_kind_of_adapter(tiny_base, tmp_path):
-    lora = get_peft_model(SamModel.from_pretrained(tiny_base), LoraConfig(target_modules=["qkv"]))
-    lora.save_pretrained(tmp_path)
-    assert refused(tmp_path, "another kind of adapter").found == "LORA"
+    ia3 = get_peft_model(SamModel.from_pretrained(tiny_base), IA3Config(target_modules=["qkv"], feedforward_modules=[]))
+    ia3.save_pretrained(tmp_path)
+    assert refused(tmp_path, "another kind of adapter").found == "IA3"
+
+
+def test_a_lora_for_another_architecture(tmp_path):
+    bert = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=9)
+    BertModel(bert).save_pretrained(tmp_path / "bert")
+    lora = get_peft_model(BertModel.from_pretrained(tmp_path / "bert"), LoraConfig(target_modules=["query"]))
+    lora.save_pretrained(tmp_path / "lora")
+    found = refused(tmp_path / "lora", "another kind of adapter").found
+    assert found == f"LORA on {tmp_path / 'bert'}, a model of type bert"
+
+
+def test_a_lora_that_does_not_fit_its_base(tiny_base, tmp_path):
+    get_peft_model(SamModel.from_pretrained(tiny_base), LoraConfig(target_modules=["qkv"])).save_pretrained(tmp_path)
+    edit_json(tmp_path / "adapter_config.json", target_modules=["nothing_of_this_name"])
+    assert "nothing_of_this_name" in refused(tmp_path, "does not fit its base").found
+    edit_json(tmp_path / "adapter_config.json", target_modules=["qkv", "proj"])
+    assert "6 missing" in refused(tmp_path, "does not fit its base").found
 
 
 def edit_json(path, **changes):

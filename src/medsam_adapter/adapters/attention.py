@@ -15,12 +15,28 @@ Shapes: B images, (H, W) tokens, C width, h heads of c channels, n side of a win
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medsam_adapter.adapters.tiled_attention import TiledAttention
 from medsam_adapter.adapters.windows import offset_views, one_hot_positions, relative_tables, units_of, window_groups
+
+_is_fused_on_cpu = False
+
+
+@contextlib.contextmanager
+def fused_attention() -> Iterator[None]:
+    """Let encoders inside compute on a CPU as they do on an accelerator: how much memory they would take there."""
+    global _is_fused_on_cpu
+    before, _is_fused_on_cpu = _is_fused_on_cpu, True
+    try:
+        yield
+    finally:
+        _is_fused_on_cpu = before
 
 
 def space_attention(attention: nn.Module, qkv: Tensor, window: int) -> Tensor:
@@ -35,12 +51,18 @@ def space_attention(attention: nn.Module, qkv: Tensor, window: int) -> Tensor:
         (B, H, W, C).
     """
     tables = relative_tables(attention, window or qkv.shape[1], qkv.dtype)
-    bias = attention.qkv.bias
-    padding = qkv.new_zeros(qkv.shape[-1]) if bias is None else bias.to(qkv.dtype)
+    padding = _padding(attention.qkv, qkv)
     call = (qkv, padding, tables, attention.num_attention_heads, window, attention.scale)
-    if qkv.device.type == "cpu" and not torch.compiler.is_compiling():
+    if qkv.device.type == "cpu" and not (torch.compiler.is_compiling() or _is_fused_on_cpu):
         return TiledAttention.apply(*call)
     return _fused_attention(*call)
+
+
+def _padding(projection: nn.Module, qkv: Tensor) -> Tensor:
+    """(3 C,): what the projection makes of the zeros that SAM pads with: its bias, unless PEFT has wrapped it."""
+    if type(projection) is not nn.Linear:  # a LoRA may have a bias of its own
+        return projection(qkv.new_zeros(1, qkv.shape[-1] // 3))[0].to(qkv.dtype)
+    return qkv.new_zeros(qkv.shape[-1]) if projection.bias is None else projection.bias.to(qkv.dtype)
 
 
 def depth_attention(

@@ -10,6 +10,8 @@ from peft import PeftConfig
 from transformers.activations import ACT2FN
 
 PROMPT_FUSIONS = ("add", "concat", "hyper", "none")
+COMPATIBILITIES = ("official",)
+RELATIVE_POSITIONS = ("all", "windowed", "none")
 
 
 class MSAPeftType(str, enum.Enum):  # noqa: UP042 (a StrEnum prints as its value; PEFT's own prints as a name)
@@ -64,6 +66,21 @@ class MSAAdapterConfig(PeftConfig):
     )
     text_width: int = field(default=512, metadata={"help": "Width of the text model's embeddings."})
     text_tokens: int = field(default=1, metadata={"help": "Prompt tokens that a sentence becomes."})
+    compatibility: Optional[str] = field(
+        default=None,
+        metadata={"help": "official: encoder blocks compute what the authors' public code did (docs/convert.md)."},
+    )
+    relative_positions: str = field(
+        default="all",
+        metadata={
+            "help": "With compatibility: encoder blocks whose attention knows SAM's relative positions: all, windowed "
+            "(not those of global attention), none. Versions of the public code had lost them."
+        },
+    )
+    swap_clicks: bool = field(
+        default=False,
+        metadata={"help": "With compatibility: SAM's prompt encoder gets a click as (y, x), as that code gave it."},
+    )
     target_modules: Optional[Union[list[str], str]] = field(
         default=None, metadata={"help": "Made from use_*; see above."}
     )
@@ -94,6 +111,7 @@ class MSAAdapterConfig(PeftConfig):
             raise ValueError(
                 f"activation must be one of transformers' ({', '.join(ACT2FN)}), found {self.activation!r}"
             )
+        self._check_compatibility()
         if self.bias != "none":
             raise ValueError("MSA adapters leave the base's biases frozen: bias must be 'none'")
         if self.train_mask_decoder:
@@ -102,6 +120,18 @@ class MSAAdapterConfig(PeftConfig):
         if self.target_modules is None:
             self.target_modules = self._target_pattern()
 
+    def _check_compatibility(self) -> None:
+        if self.compatibility not in (None, *COMPATIBILITIES):
+            raise ValueError(f"compatibility must be None or {COMPATIBILITIES[0]!r}, found {self.compatibility!r}")
+        if self.relative_positions not in RELATIVE_POSITIONS:
+            raise ValueError(
+                f"relative_positions must be one of {', '.join(RELATIVE_POSITIONS)}, found {self.relative_positions!r}"
+            )
+        if self.compatibility is None and (self.relative_positions != "all" or self.swap_clicks):
+            raise ValueError("relative_positions and swap_clicks belong to compatibility: official")
+        if self.compatibility is not None and self.depth_bias:
+            raise ValueError("depth_bias does not go with compatibility: the folded depth has SAM's 2-D positions")
+
     def _target_pattern(self) -> str:
         """A regular expression for the names of the blocks to wrap."""
         parts = []
@@ -109,7 +139,7 @@ class MSAAdapterConfig(PeftConfig):
             parts.append(rf"vision_encoder\.layers\.{_numbers(self.encoder_layers)}")
         if self.use_decoder:
             parts.append(rf"mask_decoder\.transformer\.layers\.{_numbers(self.decoder_layers)}")
-        if self.use_text:
+        if self.use_text or self.swap_clicks:
             parts.append("prompt_encoder")
         if not parts:
             raise ValueError("there is nothing to adapt: switch on use_encoder, use_decoder or use_text")

@@ -1,5 +1,7 @@
 """Adapter files: `adapter_config.json` and `adapter_model.safetensors`, as PEFT writes and reads them.
 
+Two methods are read: MSA's own, and PEFT's LoRA as a comparison.
+
 The keys are PEFT's (`base_model.model.` + SamModel's names), so that `MSAModel`, `PeftModel` and
 `SamModel.load_adapter` open the same file. PEFT's own saving asks the Hub about the base, which an offline machine
 waits for; this does not.
@@ -7,9 +9,10 @@ waits for; this does not.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
-from peft import PeftConfig, inject_adapter_in_model
+from peft import LoraConfig, PeftConfig, inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -17,8 +20,10 @@ from torch import Tensor, nn
 from transformers.utils import cached_file
 
 from medsam_adapter.adapters.config import MSAAdapterConfig
+from medsam_adapter.adapters.pickles import find_pickle, pickled
 from medsam_adapter.errors import CheckpointError
 
+AdapterConfig = MSAAdapterConfig | LoraConfig
 WEIGHTS_NAME = "adapter_model.safetensors"
 KEY_PREFIX = "base_model.model."
 
@@ -29,7 +34,7 @@ def save_adapter(model: nn.Module, folder: Path, adapter_name: str, base: str) -
     Args:
         base: Hub id, folder or shipped name of the backbone, recorded as `base_model_name_or_path`.
     """
-    config: MSAAdapterConfig = model.peft_config[adapter_name]
+    config: AdapterConfig = model.peft_config[adapter_name]
     state = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
     tensors = {KEY_PREFIX + key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     recorded, mode = config.base_model_name_or_path, config.inference_mode
@@ -41,7 +46,19 @@ def save_adapter(model: nn.Module, folder: Path, adapter_name: str, base: str) -
     save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt"})
 
 
-def read_adapter_config(name: str, **source) -> MSAAdapterConfig:
+def plain_config(config: AdapterConfig) -> dict:
+    """A configuration as JSON takes it."""
+    values = {key: getattr(value, "value", value) for key, value in dataclasses.asdict(config).items()}
+    values.pop("runtime_config", None)  # LoRA's settings of one process; PEFT does not save them either
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in values.items()}
+
+
+def config_from_plain(values: dict) -> AdapterConfig:
+    """The other way round."""
+    return PeftConfig.from_peft_type(**values)
+
+
+def read_adapter_config(name: str, **source) -> AdapterConfig:
     """The adapter configuration of a folder or Hub repo.
 
     Raises:
@@ -53,29 +70,44 @@ def read_adapter_config(name: str, **source) -> MSAAdapterConfig:
         raise CheckpointError(
             "its adapter_config.json cannot be read",
             file=name,
-            expected="the configuration of an MSA adapter",
+            expected="the configuration of an MSA adapter or a LoRA",
             found=str(error),
             hint="open it with the library that wrote it",
         ) from error
-    if not isinstance(config, MSAAdapterConfig):
-        raise CheckpointError(
-            "this is another kind of adapter",
-            file=name,
-            expected="peft_type MSA_ADAPTER",
-            found=f"{getattr(config.peft_type, 'value', config.peft_type)}",
-            hint="open it with peft's PeftModel",
-        )
+    if not isinstance(config, AdapterConfig):
+        raise another_kind_of_adapter(name, config)
     return config
 
 
-def load_adapter_weights(model: nn.Module, name: str, config: MSAAdapterConfig, adapter_name: str, **source) -> None:
+def another_kind_of_adapter(name: str, config: PeftConfig, model_type: str = "") -> CheckpointError:
+    """The error of an adapter of another method, or for another architecture than SAM."""
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    return CheckpointError(
+        "this is another kind of adapter",
+        file=name,
+        expected="peft_type MSA_ADAPTER, or LORA on a SAM",
+        found=f"{kind} on {config.base_model_name_or_path}, a model of type {model_type}" if model_type else kind,
+        hint="open it with peft's PeftModel",
+    )
+
+
+def load_adapter_weights(model: nn.Module, name: str, config: AdapterConfig, adapter_name: str, **source) -> None:
     """Add an adapter to a model and fill it from a folder or Hub repo; every tensor must find its place.
 
     Raises:
         CheckpointError: missing or unreadable file, missing or unexpected tensors, or an adapter for another width.
     """
     state = _read_weights(name, **source)
-    inject_adapter_in_model(config, model, adapter_name)
+    try:
+        inject_adapter_in_model(config, model, adapter_name)
+    except (ValueError, TypeError) as error:  # a LoRA whose target modules SAM does not have
+        raise CheckpointError(
+            "the adapter does not fit its base",
+            file=name,
+            expected="target modules that the base has",
+            found=str(error).splitlines()[0],
+            hint="open it with the base it was trained on (base_model_name_or_path in adapter_config.json)",
+        ) from error
     expected = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
     wrong = [
         f"{k}: {tuple(state[k].shape)} for {tuple(v.shape)}"
@@ -111,9 +143,9 @@ def start_from_adapter(model: nn.Module, name: str, adapter_name: str = "default
         raise CheckpointError(
             "the adapter to start from has another form than the one to be trained",
             file=name,
-            expected="the same model.adapter settings (bottleneck_ratio, use_depth, prompt_fusion, ...)",
+            expected="the same settings (bottleneck_ratio, use_depth, prompt_fusion, ...; r, target_modules of a LoRA)",
             found=f"{len(lost)} of {len(state)} tensors without a place, e.g. {lost[0]}",
-            hint="take the fields from its adapter_config.json, or leave model.adapter empty",
+            hint="take the fields from its adapter_config.json, or leave model.adapter (model.lora) empty",
         )
     set_peft_model_state_dict(model, own | state, adapter_name=adapter_name)
     return len(state)
@@ -124,6 +156,8 @@ def _read_weights(name: str, **source) -> dict[str, Tensor]:
     try:
         tensors = load_file(cached_file(name, WEIGHTS_NAME, **source))
     except (OSError, SafetensorError) as error:
+        if found := find_pickle(name, "adapter_model.bin", **source):
+            raise pickled(name, found) from error
         raise CheckpointError(
             f"{WEIGHTS_NAME} cannot be read",
             file=name,

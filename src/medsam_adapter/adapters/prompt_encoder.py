@@ -33,6 +33,16 @@ class TextProjection(nn.Module):
         return self.out(F.gelu(self.hidden(normed))).unflatten(-1, (self.num_tokens, -1))
 
 
+class SwappedClicks(nn.Module):
+    """(..., 2) points (x, y) -> (y, x), for adapters that were trained with them this way (`swap_clicks`).
+
+    It has no weights; being a module it is switched on and off with its adapter.
+    """
+
+    def forward(self, points: Tensor) -> Tensor:
+        return points.flip(-1)
+
+
 class MSAPromptEncoder(SamPromptEncoder, MSALayer):
     """A `SamPromptEncoder` that also takes texts.
 
@@ -40,7 +50,7 @@ class MSAPromptEncoder(SamPromptEncoder, MSALayer):
     here as it is in the wrapped blocks, but the same parts once more.
     """
 
-    adapter_layer_names = ("msa_adapter_text",)
+    adapter_layer_names = ("msa_adapter_text", "msa_adapter_clicks")
 
     def __init__(self, base_layer: SamPromptEncoder, adapter_name: str, config: MSAAdapterConfig):
         nn.Module.__init__(self)
@@ -74,8 +84,12 @@ class MSAPromptEncoder(SamPromptEncoder, MSALayer):
         self.base_layer.input_image_size = value
 
     def make_adapters(self, config: MSAAdapterConfig) -> dict[str, nn.Module]:
-        projection = TextProjection(config.text_width, self.hidden_size, config.text_tokens)
-        return {"msa_adapter_text": projection}
+        made: dict[str, nn.Module] = {}
+        if config.use_text:
+            made["msa_adapter_text"] = TextProjection(config.text_width, self.hidden_size, config.text_tokens)
+        if config.swap_clicks:
+            made["msa_adapter_clicks"] = SwappedClicks()
+        return made
 
     def forward(
         self,
@@ -90,6 +104,9 @@ class MSAPromptEncoder(SamPromptEncoder, MSALayer):
         Raises:
             PromptError: a text, but no active adapter that takes one; or embeddings of another width.
         """
+        swapped = [] if self.is_plain else [n for n in self.active_adapters if n in self.msa_adapter_clicks]
+        if input_points is not None and swapped:
+            input_points = self.msa_adapter_clicks[swapped[0]](input_points)
         sparse, dense = super().forward(input_points, input_labels, input_boxes, input_masks)
         if input_texts is None:
             return sparse, dense

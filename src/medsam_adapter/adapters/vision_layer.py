@@ -4,6 +4,7 @@
 
 Differs from the official code in that LN1 comes before the window partition, as in SAM, and in that the depth attention
 runs before it, so that a sequence is one position through all slices (https://arxiv.org/abs/2304.12620, figure 2).
+Adapters of `compatibility: official` compute as that code does (`official_block.py`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from medsam_adapter.adapters.config import MSAAdapterConfig
 from medsam_adapter.adapters.fast_layer import has_fast_path
 from medsam_adapter.adapters.layer import MSALayer
 from medsam_adapter.adapters.linear import add_residual, feed_forward, linear
+from medsam_adapter.adapters.official_block import depth_branch, knows_positions, padded_projection, space_branch
+from medsam_adapter.errors import CheckpointError
 
 _chunk: contextvars.ContextVar[tuple[int, Tensor | None]] = contextvars.ContextVar("chunk", default=(1, None))
 
@@ -62,9 +65,16 @@ class MSAVisionLayer(SamVisionLayer, MSALayer):
 
     adapter_layer_names = ("msa_adapter_space", "msa_adapter_depth", "msa_adapter_depth_bias", "msa_adapter_mlp")
 
+    other_param_names = (*MSALayer.other_param_names, "modes")
+
     def __init__(self, base_layer: SamVisionLayer, adapter_name: str, config: MSAAdapterConfig):
         nn.Module.__init__(self)  # not SamVisionLayer's, which would build the block's weights again
+        self.modes: dict[str, tuple[str | None, str]] = {}  # of each adapter: compatibility, relative positions
         self._start(base_layer, adapter_name, config)
+
+    def update_layer(self, adapter_name: str, config: MSAAdapterConfig) -> None:
+        self.modes[adapter_name] = config.compatibility, config.relative_positions
+        super().update_layer(adapter_name, config)
 
     def make_adapters(self, config: MSAAdapterConfig) -> dict[str, nn.Module]:
         block = self.get_base_layer()
@@ -88,6 +98,32 @@ class MSAVisionLayer(SamVisionLayer, MSALayer):
         if self.is_plain:
             return block.forward(hidden_states)  # .forward: SAM's output capture must not see the block twice
         hidden_states = hidden_states.contiguous()  # the patch embedding leaves the channels first in memory
+        compatibility, positions = self._mode()
+        if compatibility == "official":
+            middle = self._official_attention(hidden_states, num_slices, slice_mask, positions)
+        else:
+            middle = self._attention(hidden_states, num_slices, slice_mask)
+        normed = block.layer_norm2(middle)
+        total = add_residual(feed_forward(block.mlp, normed), middle)
+        for out, scale in self.adapted("msa_adapter_mlp", normed):
+            total.add_(out, alpha=scale)
+        return total
+
+    def _mode(self) -> tuple[str | None, str]:
+        """Compatibility and relative positions of the active adapters."""
+        modes = {self.modes[name] for name in self.active_adapters if name in self.modes}
+        if len(modes) > 1:
+            raise CheckpointError(
+                "the active adapters were trained with different encoder blocks",
+                expected="the same compatibility and relative_positions",
+                found="; ".join(f"{n}: {self.modes[n][0]}, {self.modes[n][1]}" for n in sorted(self.modes)),
+                hint="activate one at a time: set_adapter",
+            )
+        return modes.pop()
+
+    def _attention(self, hidden_states: Tensor, num_slices: int, slice_mask: Tensor | None) -> Tensor:
+        """The block up to its first residual sum, as the paper has it."""
+        block = self.base_layer
         normed = block.layer_norm1(hidden_states)
         qkv = None
         if has_fast_path(block, hidden_states):
@@ -100,11 +136,25 @@ class MSAVisionLayer(SamVisionLayer, MSALayer):
             middle.add_(out)
         for out in self._depth(normed, qkv, num_slices, slice_mask):
             middle.add_(out)
-        normed = block.layer_norm2(middle)
-        total = add_residual(feed_forward(block.mlp, normed), middle)
-        for out, scale in self.adapted("msa_adapter_mlp", normed):
-            total.add_(out, alpha=scale)
-        return total
+        return middle
+
+    def _official_attention(
+        self, hidden_states: Tensor, num_slices: int, slice_mask: Tensor | None, relative_positions: str
+    ) -> Tensor:
+        """The block up to its first residual sum, as the authors' public code has it."""
+        block = self.base_layer
+        height, width = hidden_states.shape[1:3]
+        positions = knows_positions(block, relative_positions)
+        normed, qkv = padded_projection(block, hidden_states)
+        attended = space_branch(block, normed, qkv, positions)[:, :height, :width]
+        middle = hidden_states + attended
+        for out, _ in self.adapted("msa_adapter_space", attended):
+            middle = middle + out
+        if any(name in self.msa_adapter_depth for name in self.active_adapters):
+            mixed = depth_branch(block, qkv, num_slices, slice_mask, positions)[:, :height, :width]
+            for out, _ in self.adapted("msa_adapter_depth", mixed):
+                middle = middle + out
+        return middle
 
     def _plain_space_attention(self, normed: Tensor) -> Tensor:
         block = self.base_layer

@@ -11,13 +11,17 @@ import sys
 import typer
 import typer.exceptions
 
+from medsam_adapter.cli.compare import compare_command
+from medsam_adapter.cli.convert import convert_command
 from medsam_adapter.cli.data import app as data_app
 from medsam_adapter.cli.evaluate import evaluate_command
 from medsam_adapter.cli.predict import predict_command
 from medsam_adapter.cli.pretrain import app as pretrain_app
+from medsam_adapter.cli.push import push_command
 from medsam_adapter.cli.quickstart import quickstart_command
 from medsam_adapter.cli.texts import app as texts_app
 from medsam_adapter.cli.train import train_command
+from medsam_adapter.cli.zoo import zoo_command
 from medsam_adapter.errors import MSAError, MSAInputError
 
 app = typer.Typer(
@@ -32,7 +36,11 @@ OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 app.command("quickstart")(quickstart_command)
 app.command("train", context_settings=OVERRIDES)(train_command)
 app.command("evaluate")(evaluate_command)
+app.command("compare", context_settings=OVERRIDES)(compare_command)
 app.command("predict")(predict_command)
+app.command("push")(push_command)
+app.command("zoo")(zoo_command)
+app.command("convert")(convert_command)
 app.add_typer(pretrain_app, name="pretrain")
 app.add_typer(data_app, name="data")
 app.add_typer(texts_app, name="texts")

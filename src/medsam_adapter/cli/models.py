@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medsam_adapter.baselines.predictor import NETWORK_FILE, NetworkPredictor
 from medsam_adapter.errors import CheckpointError, MSAError
 from medsam_adapter.inference.predictor import MSAPredictor
 
@@ -28,8 +29,8 @@ def open_predictor(
     orientation: str | None = None,
     image_size: int | None = None,
     device: str | None = None,
-) -> MSAPredictor:
-    """A predictor; settings given here replace those saved with the model.
+) -> MSAPredictor | NetworkPredictor:
+    """A predictor; settings given here replace those saved with the model, except for a network without prompts.
 
     Raises:
         CheckpointError: no such model, or one that is broken.
@@ -40,6 +41,8 @@ def open_predictor(
     from medsam_adapter.processing_msa import MSAProcessor
 
     logging.disable_progress_bar()
+    if (Path(name) / NETWORK_FILE).is_file():
+        return NetworkPredictor.from_pretrained(name, device)
     try:
         predictor = MSAPredictor.from_pretrained(name, device)
     except MSAError:

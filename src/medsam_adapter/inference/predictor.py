@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from medsam_adapter.backbones import resolve_base
+from medsam_adapter.adapters.switching import active_adapters
 from medsam_adapter.data.geometry import Letterbox
 from medsam_adapter.data.sample import Scan
 from medsam_adapter.errors import PromptError, no_text_prompts
 from medsam_adapter.inference.feature_store import FeatureStore
+from medsam_adapter.inference.processors import read_processor
 from medsam_adapter.inference.prompted_slices import (
     Encoded,
     TextRules,
@@ -22,7 +26,7 @@ from medsam_adapter.inference.prompted_slices import (
 )
 from medsam_adapter.inference.slices import SliceEmbeddings
 from medsam_adapter.inference.volume import CarryRules, anchors_only, carry_masks, keep_clicked
-from medsam_adapter.modeling_msa import MSAModel
+from medsam_adapter.modeling_msa import HUB_ARGUMENTS, MSAModel
 from medsam_adapter.processing_msa import MSAProcessor
 from medsam_adapter.prompts.text import load_text_encoder
 from medsam_adapter.prompts.types import ObjectPrompt
@@ -42,6 +46,14 @@ class MSAPredictor:
         store: keeps the features of the frozen part of the encoder on disk.
 
     `text_rules` says when a sentence alone has found nothing; it may be changed at any time.
+
+    A model with several adapters answers each call with the active one, or with the one that is named:
+
+        predictor.model.load_adapter("org/msa-amos22", adapter_name="amos22")
+        mask = predictor.predict(points=[(120, 88, 14)], adapter="amos22")
+
+    The scan is encoded once for each adapter that is asked, prepared as that adapter's repo says, and never decoded by
+    another.
     """
 
     def __init__(
@@ -57,66 +69,108 @@ class MSAPredictor:
         self.processor = processor or MSAProcessor.from_model(model)
         self.store = store
         self.text_rules = TextRules()
-        self.encoded: Encoded | None = None
+        self._scan: tuple[Any, str | None] | None = None
+        self._encoded: dict[tuple[str, ...], Encoded] = {}
+        self._own_adapters = active_adapters(model)  # those that `processor` and `store` are made for
+        self._processors: dict[str, MSAProcessor] = {}
+        self._lock = threading.RLock()
 
     @classmethod
     def from_pretrained(cls, name: str | Path, device: str | torch.device | None = None, **kwargs) -> MSAPredictor:
         """Model and processor of a run folder, a Hub repo or a base."""
         model = MSAModel.from_pretrained(name, **kwargs)
-        try:
-            settings, _ = MSAProcessor.get_image_processor_dict(resolve_base(name))
-        except (OSError, ValueError):
-            settings = {}
-        # A plain SAM has no processor, or SAM's own, which knows neither intensities nor volumes.
-        is_ours = settings.get("image_processor_type") == MSAProcessor.__name__
-        return cls(model, MSAProcessor.from_dict(settings) if is_ours else None, device)
+        source = {key: kwargs[key] for key in (*HUB_ARGUMENTS, "revision", "subfolder") if kwargs.get(key)}
+        return cls(model, read_processor(name, model, **source), device)
+
+    def settings(self) -> dict[str, Any]:
+        """What an evaluation notes of it."""
+        return {
+            "intensity": self.processor.intensity, "orientation": self.processor.orientation,
+            "image_size": self.processor.image_size, "num_slices": self.model.config.num_slices,
+        }  # fmt: skip
+
+    @property
+    def encoded(self) -> Encoded | None:
+        """The scan that was set as the active adapter sees it; None without one, or before that adapter was asked."""
+        return self._encoded.get(tuple(active_adapters(self.model)))
+
+    def processor_of(self, adapter: str | Sequence[str] | None = None) -> MSAProcessor:
+        """The processor that goes with an adapter (the active one by default): its repo's, else `processor`."""
+        names = self._names(adapter)
+        if not names or names[0] in self._own_adapters:
+            return self.processor
+        if names[0] not in self._processors:
+            loaded = self.model.loaded_adapters.get(names[0])
+            found = read_processor(loaded.source, self.model, **loaded.hub) if loaded and loaded.source else None
+            self._processors[names[0]] = found or self.processor
+        return self._processors[names[0]]
 
     @torch.no_grad()
-    def encode(self, image, kind: str | None = None, progress: Callable[[int, int], None] | None = None) -> Encoded:
+    def encode(
+        self,
+        image,
+        kind: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        adapter: str | Sequence[str] | None = None,
+    ) -> Encoded:
         """Get a picture or volume (anything `MSAProcessor` takes) ready for clicks.
 
         A picture is encoded at once. The slices of a volume are encoded when a click or a mask reaches them, or all of
-        them now if `progress` is given, which is called with (slices done, D).
+        them now if `progress` is given, which is called with (slices done, D). The result belongs to the adapter that
+        is named, or else active now, and is answered by it whatever the model is switched to later.
         """
-        scan = self.processor.to_scan(image, kind)
-        turn = self.processor.turn_of(scan)
-        source = turn.array_to_source(self.processor.unit_intensities(scan))
+        names = self._names(adapter)
+        processor = self.processor_of(names)
+        scan = processor.to_scan(image, kind)
+        turn = processor.turn_of(scan)
+        source = turn.array_to_source(processor.unit_intensities(scan))
         is_picture = not (scan.is_volume or kind == "volume")
-        num_slices = 1 if is_picture else max(self.model.config.num_slices, 1)
-        # Without a depth branch a chunk is a matter of speed: on a CPU one slice costs as much in a batch as alone.
-        chunk = num_slices if num_slices > 1 or self.model.device.type == "cpu" else 8
-        embeddings = SliceEmbeddings(
-            self.model,
-            len(source),
-            lambda first, last: self.processor.slices_to_model(source[first:last]),
-            chunk,
-            sees_neighbours=num_slices > 1,
-            store=self.store,
-        )
+        with self._answering(names):
+            num_slices = 1 if is_picture else max(self.model.config.num_slices, 1)
+            # Without a depth branch a chunk is a matter of speed: on a CPU one slice costs as much in a batch as alone.
+            chunk = num_slices if num_slices > 1 or self.model.device.type == "cpu" else 8
+            embeddings = SliceEmbeddings(
+                self.model,
+                len(source),
+                lambda first, last: processor.slices_to_model(source[first:last]),
+                chunk,
+                sees_neighbours=num_slices > 1,
+                store=self.store if names == self._own_adapters else None,
+                lock=self._lock,
+            )
         if is_picture or progress:
             embeddings.encode_rest(progress=progress)
-        letterbox = Letterbox(source.shape[1:3], self.processor.image_size)
+        letterbox = Letterbox(source.shape[1:3], processor.image_size)
         return Encoded(embeddings, letterbox, turn, source.shape[:3], is_picture)
 
-    def set_image(self, image) -> None:
-        """Encode a picture: (H, W), (H, W, 3), PIL image or `Scan`."""
-        self.clear()
-        self.encoded = self.encode(image, None if isinstance(image, Scan) else "image")
+    def set_image(self, image, adapter: str | Sequence[str] | None = None) -> None:
+        """Encode a picture: (H, W), (H, W, 3), PIL image or `Scan`, for the active adapter or the one that is named."""
+        self._set(image, None if isinstance(image, Scan) else "image", None, adapter)
 
-    def set_volume(self, volume, progress: Callable[[int, int], None] | None = None) -> None:
-        """Take a volume: (D, H, W), nibabel image or `Scan`.
+    def set_volume(
+        self,
+        volume,
+        progress: Callable[[int, int], None] | None = None,
+        adapter: str | Sequence[str] | None = None,
+    ) -> None:
+        """Take a volume: (D, H, W), nibabel image or `Scan`, for the active adapter or the one that is named.
 
         The first click has the slices round it encoded first and the others behind it, in the background; `progress`
         has all of them encoded now.
         """
+        self._set(volume, None if isinstance(volume, Scan) else "volume", progress, adapter)
+
+    def _set(self, image, kind: str | None, progress, adapter) -> None:
         self.clear()
-        self.encoded = self.encode(volume, None if isinstance(volume, Scan) else "volume", progress)
+        names = self._names(adapter)
+        self._encoded[tuple(names)] = self.encode(image, kind, progress, names)
+        self._scan = (image, kind)
 
     def clear(self) -> None:
         """Forget the scan, and stop encoding it."""
-        if self.encoded is not None:
-            self.encoded.embeddings.close()
-        self.encoded = None
+        for encoded in self._encoded.values():
+            encoded.embeddings.close()
+        self._encoded, self._scan = {}, None
 
     def predict(
         self,
@@ -127,6 +181,7 @@ class MSAPredictor:
         carry: bool = True,
         rules: CarryRules | None = None,
         return_logits: bool = False,
+        adapter: str | Sequence[str] | None = None,
     ) -> np.ndarray:
         """The mask of one object in the scan that was set.
 
@@ -137,22 +192,28 @@ class MSAPredictor:
             text: a sentence that names the object; alone, it is said of every slice.
             carry: in a volume, carry the mask to the other slices; otherwise only prompted slices get one.
             return_logits: logits on the file's grid instead of a mask.
+            adapter: the adapter that answers; the active one by default, `()` for the plain SAM.
 
         Returns:
             (H, W) for a picture, (D, H, W) in file order for a volume; bool, or float32 logits.
 
         Raises:
             PromptError: no prompt, a prompt outside the scan, or no scan set.
+            CheckpointError: no adapter of that name.
         """
-        if self.encoded is None:
+        if self._scan is None:
             raise PromptError("no scan is set", expected="set_image or set_volume first", found="nothing")
-        flat = self.encoded.is_picture
+        names = self._names(adapter)
+        if tuple(names) not in self._encoded:
+            self._encoded[tuple(names)] = self.encode(*self._scan, adapter=names)
+        encoded = self._encoded[tuple(names)]
+        flat = encoded.is_picture
         points = [(*p, 0) if flat and len(p) == 2 else tuple(p) for p in points or []]
         boxes = [(b[0], b[1], 0, b[2], b[3], 0) if flat and len(b) == 4 else tuple(b) for b in boxes or []]
         prompt = ObjectPrompt(points, list(labels) if labels is not None else [1] * len(points), boxes, text)
-        logits = self.predict_objects(self.encoded, [prompt], carry, rules)[0]
+        logits = self.predict_objects(encoded, [prompt], carry, rules)[0]
         if not flat and not prompt.is_text_alone:
-            self.encoded.embeddings.encode_rest_in_background(self._first_slice(prompt))
+            encoded.embeddings.encode_rest_in_background(_first_slice(encoded, prompt))
         out = logits if return_logits else logits > 0
         return out[0] if flat else out
 
@@ -165,8 +226,8 @@ class MSAPredictor:
         progress: Callable[[int], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> np.ndarray:
-        """Logits (n, D, H, W) on the file's grid for n objects prompted in the file frame."""
-        with encoded.embeddings.in_front():
+        """Logits (n, D, H, W) on the file's grid for n objects prompted in the file frame, of the scan's adapter."""
+        with self._resting(encoded), self._answering(encoded.embeddings.adapters):
             logits: list[np.ndarray | None] = [None] * len(prompts)
             for group in _alike(prompts):
                 found = self._predict_alike(encoded, [prompts[i] for i in group], carry, rules, progress, should_stop)
@@ -203,9 +264,31 @@ class MSAPredictor:
             ]
         )
 
-    def _first_slice(self, prompt: ObjectPrompt) -> int:
-        """The slice of the source that a prompt starts on."""
-        return int(round(self.encoded.turn.points_to_source((prompt.points + [b[:3] for b in prompt.boxes])[0])[2]))
+    def _names(self, adapter: str | Sequence[str] | None) -> list[str]:
+        if adapter is None:
+            return active_adapters(self.model)
+        return sorted([adapter] if isinstance(adapter, str) else adapter)
+
+    @contextlib.contextmanager
+    def _answering(self, names: Sequence[str]) -> Iterator[None]:
+        """These adapters answer inside, alone with the model."""
+        with self._lock:
+            is_active = active_adapters(self.model) == list(names)
+            with contextlib.nullcontext() if is_active else self.model.using_adapter(names):
+                yield
+
+    @contextlib.contextmanager
+    def _resting(self, encoded: Encoded) -> Iterator[None]:
+        """Inside, no background encodes."""
+        with contextlib.ExitStack() as stack:
+            for each in {id(e): e for e in (encoded, *self._encoded.values())}.values():
+                stack.enter_context(each.embeddings.in_front())
+            yield
+
+
+def _first_slice(encoded: Encoded, prompt: ObjectPrompt) -> int:
+    """The slice of the source that a prompt starts on."""
+    return int(round(encoded.turn.points_to_source((prompt.points + [b[:3] for b in prompt.boxes])[0])[2]))
 
 
 def _alike(prompts: Sequence[ObjectPrompt]) -> list[list[int]]:

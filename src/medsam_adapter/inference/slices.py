@@ -3,6 +3,8 @@
 One object rarely reaches through a whole volume: only the chunks of slices that a click or the walk of a mask touches
 are encoded, the clicked one first. The rest can follow behind, in the background, nearest to the click first.
 
+All slices of one scan are encoded by the same adapters, whatever the model has been switched to in the meantime.
+
 Shapes: D slices, S side of the model frame, C embedding width, g grid side.
 """
 
@@ -16,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from medsam_adapter.errors import PromptError
+from medsam_adapter.adapters.switching import active_adapters
 from medsam_adapter.inference.feature_store import FeatureStore
 
 
@@ -64,6 +66,9 @@ class SliceEmbeddings:
         chunk_slices: slices that are encoded together.
         sees_neighbours: whether slices of a chunk may see each other (through a depth branch).
         store: keeps the features of the frozen part of the encoder on disk.
+        lock: held while the model computes; give one to all who switch the model's adapters for a moment.
+
+    `adapters` are the names of those that were active when this was made.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class SliceEmbeddings:
         chunk_slices: int,
         sees_neighbours: bool = False,
         store: FeatureStore | None = None,
+        lock: threading.RLock | None = None,
     ):
         self.model, self.chunk_slices, self.device = model, chunk_slices, model.device
         self._together = chunk_slices if sees_neighbours else 1
@@ -83,7 +89,8 @@ class SliceEmbeddings:
         self._slices_to_model = slices_to_model
         self._features = store.get(slices_to_model(0, num_slices)) if store else None
         self._chunks: dict[int, Tensor] = {}
-        self._adapters = _active_adapters(model)
+        self.adapters = active_adapters(model)
+        self._lock = lock or threading.RLock()
         self._encoding = threading.Lock()
         self._counting = threading.Lock()
         self._asked_for = 0
@@ -130,8 +137,12 @@ class SliceEmbeddings:
                 progress(self.num_encoded, len(self))
 
     def encode_rest_in_background(self, near: int) -> None:
-        """The same beside the caller's work, who goes first whenever slices are asked for. A second call is ignored."""
-        if self._background is None and self.num_encoded < len(self):
+        """The same beside the caller's work, who goes first whenever slices are asked for. A second call is ignored.
+
+        It ends when the model is switched to other adapters.
+        """
+        is_running = self._background is not None and self._background.is_alive()
+        if not is_running and self.num_encoded < len(self):
             self._background = threading.Thread(target=self._follow, args=(near,), daemon=True)
             self._background.start()
 
@@ -145,37 +156,37 @@ class SliceEmbeddings:
         for number in self._outwards(near):
             while self._asked_for and not self._is_closed:
                 time.sleep(0.005)
-            if self._is_closed or _active_adapters(self.model) != self._adapters:
+            if self._is_closed or not self._encode_if_active(number):
                 return
-            self._encode(number)
 
     def _outwards(self, near: int) -> list[int]:
         chunks = range(-(-len(self) // self.chunk_slices))
         return sorted(chunks, key=lambda number: abs(number - near // self.chunk_slices))
 
     def _encode(self, number: int) -> None:
-        with self._encoding:
+        if number in self._chunks:
+            return
+        with self._lock, self._encoding:
+            if number not in self._chunks:
+                is_active = active_adapters(self.model) == self.adapters
+                with contextlib.nullcontext() if is_active else self.model.using_adapter(self.adapters):
+                    self._chunks[number] = self._compute(number)
+
+    def _encode_if_active(self, number: int) -> bool:
+        """The same for the background, which never switches the model; False if others have done so."""
+        with self._lock, self._encoding:
             if number in self._chunks:
-                return
-            if _active_adapters(self.model) != self._adapters:
-                raise PromptError(
-                    "the model's adapters were switched after the scan was set",
-                    expected=f"adapters {self._adapters}",
-                    found=str(_active_adapters(self.model)),
-                    hint="call set_image or set_volume again",
-                )
-            first = number * self.chunk_slices
-            last = min(first + self.chunk_slices, len(self))
-            if self._features is None:
-                chunk = self._slices_to_model(first, last)
-            else:
-                chunk = self._features[first:last]
-            self._chunks[number] = encode_volume(
-                self.model, chunk, self._together, is_frozen=self._features is not None
-            )
+                return True
+            if active_adapters(self.model) != self.adapters:
+                return False
+            chunk = self._compute(number)
+            if active_adapters(self.model) != self.adapters:  # switched by someone without the lock: half of each
+                return False
+            self._chunks[number] = chunk
+            return True
 
-
-def _active_adapters(model) -> list[str]:
-    """Names of the adapters that are switched on; none for a plain SAM."""
-    layers = [layer for layer in model.modules() if hasattr(layer, "active_adapters") and hasattr(layer, "is_plain")]
-    return sorted({name for layer in layers if not layer.is_plain for name in layer.active_adapters})
+    def _compute(self, number: int) -> Tensor:
+        first = number * self.chunk_slices
+        last = min(first + self.chunk_slices, len(self))
+        chunk = self._slices_to_model(first, last) if self._features is None else self._features[first:last]
+        return encode_volume(self.model, chunk, self._together, is_frozen=self._features is not None)

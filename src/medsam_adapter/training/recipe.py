@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from medsam_adapter.baselines.names import BASELINES
 from medsam_adapter.errors import RecipeError
 from medsam_adapter.prompts.simulate import PromptMix
 
@@ -27,8 +28,15 @@ class ModelSection:
     """Backbone: sam-tiny (ships with the package), a Hub id such as facebook/sam-vit-base, or a folder."""
     image_size: int | None = None
     """Side of the model frame in pixels, a multiple of the patch; the base's own if empty."""
+    method: str = "msa"
+    """What is trained: msa (adapters), lora (PEFT's LoRA), decoder (the mask decoder), full (image encoder and mask
+    decoder, as MedSAM does), or a network without prompts: nnunet, unetr, ... (`msa compare --list`)."""
+    size: str = "published"
+    """Of a network without prompts: published (as in its paper), small (minutes on a CPU), tiny (tests)."""
     adapter: dict[str, Any] = field(default_factory=dict)
-    """Fields of MSAAdapterConfig: bottleneck_ratio, use_depth, num_slices, prompt_fusion, ..."""
+    """Fields of MSAAdapterConfig, for method msa: bottleneck_ratio, use_depth, num_slices, prompt_fusion, ..."""
+    lora: dict[str, Any] = field(default_factory=dict)
+    """Fields of PEFT's LoraConfig, for method lora: r, lora_alpha, target_modules, ..."""
 
 
 @dataclass
@@ -65,6 +73,8 @@ class DataSection:
     """Use only so many training cases."""
     max_val_cases: int | None = 16
     """Validate on at most so many cases."""
+    chunk_slices: int | None = None
+    """Slices of a volume in a sample; if empty model.adapter.num_slices, which is 8 where nobody sets it."""
     samples_per_case: int = 1
     """Chunks drawn from each volume in an epoch (pictures: repeats)."""
     objects: int = 2
@@ -79,6 +89,8 @@ class DataSection:
     """Folder for what the frozen part of the encoder makes of each image, computed once; needs augment: false."""
 
 
+PROMPTED_METHODS = ("msa", "lora", "decoder", "full")
+METHODS = (*PROMPTED_METHODS, *BASELINES)
 PROMPT_KINDS = tuple(field.name for field in dataclasses.fields(PromptMix))
 
 
@@ -148,6 +160,8 @@ class LossSection:
 class OptimSection:
     epochs: int = 20
     """Passes over the training cases."""
+    minutes: float | None = None
+    """In place of epochs: train for so long, the learning rate following the time. Validation is not counted."""
     batch_size: int = 2
     """Volumes (or pictures) in a step of one process."""
     learning_rate: float = 1e-3
@@ -163,7 +177,7 @@ class OptimSection:
     gradient_checkpointing: bool = False
     """Recompute the encoder's activations in the backward pass: less memory, more time."""
     mixed_precision: str = "no"
-    """no, bf16 (which also keeps the encoder's frozen weights in bf16) or fp16."""
+    """no, bf16 (which also keeps the encoder's frozen weights in bf16 under msa and lora) or fp16."""
     compile: bool = False
     """torch.compile for the encoder's blocks; the first steps take minutes, and a C++ compiler is needed on a CPU."""
 
@@ -186,7 +200,7 @@ class RunSection:
 
 @dataclass
 class Recipe:
-    """All that makes one adapter."""
+    """All that makes one adapter (or another fine-tune; see model.method)."""
 
     name: str = "msa"
     model: ModelSection = field(default_factory=ModelSection)
@@ -196,6 +210,11 @@ class Recipe:
     loss: LossSection = field(default_factory=LossSection)
     optim: OptimSection = field(default_factory=OptimSection)
     run: RunSection = field(default_factory=RunSection)
+
+    @property
+    def is_network(self) -> bool:
+        """Whether `model.method` is a network without prompts."""
+        return self.model.method in BASELINES
 
     @property
     def uses_text(self) -> bool:
@@ -259,6 +278,7 @@ def _check(recipe: Recipe, file) -> None:
         ("optim.learning_rate", recipe.optim.learning_rate, 0, 10),
         ("data.objects", recipe.data.objects, 1, 1000),
         ("data.samples_per_case", recipe.data.samples_per_case, 1, 10**6),
+        ("data.chunk_slices", 1 if recipe.data.chunk_slices is None else recipe.data.chunk_slices, 1, 10**6),
         ("optim.gradient_accumulation", recipe.optim.gradient_accumulation, 1, 10**6),
         ("prompts.correction_probability", recipe.prompts.correction_probability, 0, 1),
         ("prompts.correction_ramp", recipe.prompts.correction_ramp, 0, 1),
@@ -284,6 +304,7 @@ def _check(recipe: Recipe, file) -> None:
             expected="prompts.text above 0", found=f"run.validate_prompts: {recipe.run.validate_prompts}",
         )  # fmt: skip
     for name, value, choices in (
+        ("model.method", recipe.model.method, METHODS),
         ("data.raters", recipe.data.raters, ("each", "majority")),
         ("optim.mixed_precision", recipe.optim.mixed_precision, ("no", "bf16", "fp16")),
         ("run.tracker", recipe.run.tracker, ("none", "tensorboard", "trackio", "wandb")),
@@ -292,6 +313,12 @@ def _check(recipe: Recipe, file) -> None:
             raise RecipeError(
                 f"{name} is not one of its values", file=file, expected=", ".join(choices), found=str(value)
             )
+    if recipe.uses_text and recipe.model.method != "msa":
+        raise RecipeError(
+            "text prompts need a projection that only MSA's adapters have", file=file,
+            expected="model.method: msa, or prompts.text and prompts.text_and_click at 0",
+            found=f"model.method: {recipe.model.method}",
+        )  # fmt: skip
 
 
 def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:

@@ -1,18 +1,23 @@
 """The run folder: an adapter-only Hub repo from the first validation on, with what made it.
 
-`config.json`, `adapter_config.json`, `adapter_model.safetensors`, `preprocessor_config.json`, `README.md` (the card),
-`recipe.yaml` as resolved, `versions.json`, `split.json`, `metrics.jsonl`; and `checkpoint.pt`, which is not for the
-Hub.
+`config.json`, `adapter_config.json`, `adapter_model.safetensors` (all weights, as `model.safetensors`, where SAM's own
+are trained), `preprocessor_config.json`, `README.md` (the card), `recipe.yaml` as resolved, `data.json` (what was known
+of the data set), `versions.json`, `split.json`, `metrics.jsonl`; and `checkpoint.pt`, which is not for the Hub.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from medsam_adapter.data.layouts import LAYOUTS, Dataset
+from medsam_adapter.data.splits import Split
 from medsam_adapter.training.recipe import Recipe
 
 PACKAGES = ("medsam-adapter", "torch", "transformers", "peft", "accelerate", "monai", "numpy", "nibabel")
@@ -31,11 +36,39 @@ def versions() -> dict[str, str]:
     return found
 
 
-def start_run(folder: Path, recipe: Recipe) -> None:
+def hardware() -> str:
+    """What this process computes on, in words: "1 x NVIDIA H100", "8 CPU cores (AMD EPYC 7B13)"."""
+    if torch.cuda.is_available():
+        count = int(os.environ.get("WORLD_SIZE", 1))
+        return f"{count} x {torch.cuda.get_device_name()}"
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    model = names[0] if names else platform.processor() or platform.machine()
+    return f"{torch.get_num_threads()} CPU cores ({model})"
+
+
+def data_facts(dataset: Dataset, split: Split) -> dict[str, Any]:
+    """What is known of the data beyond its path, for the model card."""
+    layout = LAYOUTS[dataset.layout].INFO if dataset.layout in LAYOUTS else None
+    return {
+        "name": dataset.name,
+        "layout": dataset.layout,
+        "modality": dataset.modality,
+        "licence": dataset.licence,
+        "citation": layout.citation if layout else "",
+        "targets": list(dataset.targets),
+        "cases": {part: len(ids) for part, ids in split.items()},
+    }
+
+
+def start_run(folder: Path, recipe: Recipe, dataset: Dataset, split: Split) -> None:
     """Make the folder and write what is known before the first step."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
-    (folder / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n")
+    (folder / "data.json").write_text(json.dumps(data_facts(dataset, split), indent=1, ensure_ascii=False) + "\n")
+    facts = versions() | {"hardware": hardware()}
+    (folder / "versions.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
 def log_metrics(folder: Path, row: dict[str, Any]) -> None:

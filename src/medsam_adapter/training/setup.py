@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoConfig
-from transformers.utils import find_adapter_config_file
 
-from medsam_adapter.adapters.config import MSAAdapterConfig
-from medsam_adapter.adapters.files import read_adapter_config, start_from_adapter
-from medsam_adapter.backbones import resolve_base
+from medsam_adapter.adapters.files import start_from_adapter
 from medsam_adapter.data.layouts import Dataset, open_dataset
 from medsam_adapter.data.sample import Case
 from medsam_adapter.data.splits import Split, load_split, make_split, with_validation
@@ -25,13 +19,8 @@ from medsam_adapter.processing_msa import MSAProcessor
 from medsam_adapter.prompts.text import load_text_encoder
 from medsam_adapter.prompts.text_bank import TextBank
 from medsam_adapter.prompts.text_sampler import TextSampler, TextShares
+from medsam_adapter.training.methods import WHOLE, make_trainable, starting_point
 from medsam_adapter.training.recipe import DataSection, Recipe
-
-FORM = (
-    "bottleneck_ratio", "mlp_scale", "activation", "use_encoder", "use_decoder", "encoder_layers", "decoder_layers",
-    "use_depth", "num_slices", "depth_bias", "prompt_fusion", "hyper_depth", "train_mask_decoder",
-)  # fmt: skip
-"""Fields of an adapter's configuration that its weights depend on, text prompts left out."""
 
 
 @dataclass
@@ -77,49 +66,24 @@ def open_data(section: DataSection) -> TrainingData:
     return TrainingData(dataset, split, train, parts["val"][: section.max_val_cases], parts["test"])
 
 
-def make_adapter_config(fields: dict) -> MSAAdapterConfig:
-    """An adapter configuration from a recipe. Raises `RecipeError` for unknown keys and impossible values."""
-    known = [field.name for field in dataclasses.fields(MSAAdapterConfig)]
-    for key in fields:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-            raise RecipeError(
-                f"unknown key model.adapter.{key}", expected="fields of MSAAdapterConfig", found=key,
-                hint=f"did you mean model.adapter.{near[0]}?" if near else "remove it",
-            )  # fmt: skip
-    try:
-        return MSAAdapterConfig(**fields)
-    except (TypeError, ValueError) as error:
-        raise RecipeError(
-            "model.adapter is not usable", expected="fields of MSAAdapterConfig", found=str(error)
-        ) from error
-
-
 def make_model(recipe: Recipe, dataset: Dataset) -> MSAModel:
-    """The frozen base with a fresh adapter; the caller seeds torch.
+    """The base, frozen but for what `model.method` trains; the caller seeds torch.
 
-    Where `model.base` is itself an adapter (a run folder, e.g. of `msa pretrain ssl`), the new adapter is of its form
-    and starts from its weights; fields of `model.adapter` still count, and parts that it lacks start fresh.
+    Where `model.base` is itself an adapter (a run folder, e.g. of `msa pretrain ssl`), the new one starts from its
+    weights; see `methods.starting_point`.
 
     Raises:
-        CheckpointError: a base that is not there, or an adapter of another form.
+        CheckpointError: a base that is not there, or an adapter of another form or method.
+        RecipeError: fields of `model.adapter` or `model.lora` that do not exist or do not fit.
     """
-    targets, start, revision = target_names(recipe, dataset), None, None
-    base, fields, image_size = resolve_base(recipe.model.base), dict(recipe.model.adapter), recipe.model.image_size
+    targets = target_names(recipe, dataset)
     try:
-        if find_adapter_config_file(base) is not None:
-            start, stored = base, read_adapter_config(base)
-            fields = {name: getattr(stored, name) for name in FORM} | fields
-            base, revision = stored.base_model_name_or_path, stored.revision
-            image_size = image_size or AutoConfig.from_pretrained(start).vision_config.image_size
-        if recipe.uses_text:
-            width = load_text_encoder(recipe.text.model).width
-            fields |= {"use_text": True, "text_model": recipe.text.model, "text_width": width}
+        width = load_text_encoder(recipe.text.model).width if recipe.uses_text else None
+        start = starting_point(recipe, width)
         model = MSAModel.from_base(
-            base,
-            make_adapter_config(fields),
-            image_size=image_size,
-            revision=revision,
+            start.base,
+            image_size=start.image_size,
+            revision=start.revision,
             id2label={i: name for i, name in enumerate(["background", *targets])},
         )
     except MSAError:
@@ -131,9 +95,21 @@ def make_model(recipe: Recipe, dataset: Dataset) -> MSAModel:
             expected="sam-tiny, a Hub id such as facebook/sam-vit-base, or a folder with a SAM",
             found=(str(error).strip().splitlines() or [type(error).__name__])[0],
         ) from error
-    if start:
-        start_from_adapter(model, start)
+    make_trainable(model, start.config, recipe.model.method)
+    if start.adapter:
+        start_from_adapter(model, start.adapter)
     return model
+
+
+def prepare_for_training(model: MSAModel, recipe: Recipe, device_type: str) -> None:
+    """What a recipe and a device ("cpu", "cuda") change in how a model computes."""
+    # What saves all weights keeps them in full: a file in bf16 would round what was trained in fp32.
+    if recipe.optim.mixed_precision == "bf16" and recipe.model.method not in WHOLE:
+        keep_frozen_encoder_in(model, torch.bfloat16)
+    if recipe.optim.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    if device_type == "cpu":  # torch's fused attention is slower than its parts for the decoder's few tokens
+        model.mask_decoder.config._attn_implementation = "eager"
 
 
 def target_names(recipe: Recipe, dataset: Dataset) -> list[str]:
@@ -176,15 +152,15 @@ def open_feature_store(recipe: Recipe, model: MSAModel) -> FeatureStore | None:
     """Where frozen features are kept; None if the recipe keeps none.
 
     Raises:
-        RecipeError: if adapters start in the first block, so that there is nothing to keep.
+        RecipeError: if the first block is trained or has an adapter, so that there is nothing to keep.
     """
     if not recipe.data.feature_cache:
         return None
     if not num_frozen_blocks(model):
         raise RecipeError(
-            "data.feature_cache has nothing to keep: adapters start in the first block of the encoder",
-            expected="model.adapter.use_encoder: false, or encoder_layers: [the last few]",
-            found=f"model.adapter: {recipe.model.adapter}",
+            "data.feature_cache has nothing to keep: training starts in the first block of the encoder",
+            expected="model.adapter.use_encoder: false, or encoder_layers: [the last few], or model.method: decoder",
+            found=f"model.method: {recipe.model.method}, model.adapter: {recipe.model.adapter}",
             hint="leave data.feature_cache empty, or move the adapters up",
         )
     return FeatureStore(recipe.data.feature_cache, model)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from medsam_adapter.adapters.config import MSAAdapterConfig
-from medsam_adapter.errors import PromptError
+from medsam_adapter.adapters.switching import active_adapters
 from medsam_adapter.inference.feature_store import FeatureStore
 from medsam_adapter.inference.predictor import MSAPredictor
 from medsam_adapter.inference.slices import SliceEmbeddings, encode_volume
@@ -99,13 +99,35 @@ def test_whoever_clicks_goes_first_and_closing_stops(model, pixels, what):
     assert not embeddings._background.is_alive()
 
 
-def test_another_adapter_between_two_clicks_is_refused(model, pixels):
+def test_another_adapter_between_two_clicks_changes_nothing(model, pixels):
+    """All slices of one scan are of the adapter they were begun with."""
+    want = encode_volume(model, pixels, 3)
     embeddings, _ = lazy(model, pixels)
     embeddings[[0]]
     model.disable_adapters()
-    embeddings[[1]]  # that chunk is there
-    with pytest.raises(PromptError, match="set_volume again"):
-        embeddings[[9]]
+    torch.testing.assert_close(embeddings[:], want)
+    assert active_adapters(model) == [] and (encode_volume(model, pixels, 3) - want).abs().max() > 1e-3
+
+
+def test_the_background_ends_when_the_model_is_switched(model, pixels):
+    started, go_on = threading.Event(), threading.Event()
+
+    def source(first, last):
+        started.set()
+        go_on.wait(60)
+        return pixels[first:last]
+
+    embeddings = SliceEmbeddings(model, SLICES, source, 3, sees_neighbours=True)
+    embeddings.encode_rest_in_background(0)
+    started.wait(60)
+    model.disable_adapters()
+    go_on.set()
+    embeddings._background.join(60)
+    assert embeddings.num_encoded == 0 and active_adapters(model) == []  # what it was at may be half of each
+    model.enable_adapters()
+    embeddings.encode_rest_in_background(0)
+    embeddings._background.join(60)
+    assert embeddings.num_encoded == SLICES
 
 
 @pytest.mark.parametrize("place", [{"use_encoder": False}, {"encoder_layers": [2], "use_depth": True}])

@@ -57,7 +57,7 @@ def test_a_missing_recipe_is_named(tmp_path):
 
 @pytest.mark.parametrize("file", sorted(REPO.glob("hub_configs/msa-*/recipe.yaml")), ids=lambda f: f.parent.name)
 def test_every_recipe_of_the_project_is_usable(file):
-    from medsam_adapter.training.setup import make_adapter_config
+    from medsam_adapter.training.methods import make_adapter_config
 
     recipe = load_recipe(file)
     assert recipe != Recipe()
@@ -65,7 +65,7 @@ def test_every_recipe_of_the_project_is_usable(file):
 
 
 def test_an_unknown_adapter_field_is_a_recipe_error():
-    from medsam_adapter.training.setup import make_adapter_config
+    from medsam_adapter.training.methods import make_adapter_config
 
     with pytest.raises(RecipeError, match="botleneck"):
         make_adapter_config({"botleneck_ratio": 0.5})

@@ -1,0 +1,138 @@
+"""Training and scoring the methods one after the other, each in a process of its own.
+
+A process each, so that a method that fails, even for want of memory, does not stop the others, and so that its peak
+memory is its own. A method that is done is not done again; one that was interrupted goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from medsam_adapter.comparison.contestants import CONTESTANTS, UNPROMPTED, ZERO_SHOT, Contestant
+
+OUTCOME = "outcome.json"
+
+
+@dataclass
+class Outcome:
+    """How one method fared.
+
+    Attributes:
+        key: a hash of all that made it; another recipe or budget makes another.
+        failed: why it failed, "" if it did not.
+        minutes: of training, reading and planning included.
+        peak_mb: largest resident memory of the training process.
+        trained_parameters: their number.
+        results: folders of results, by kind of prompts.
+    """
+
+    key: str
+    failed: str = ""
+    minutes: float = 0.0
+    peak_mb: float = 0.0
+    trained_parameters: int = 0
+    results: dict[str, str] | None = None
+
+    def save(self, folder: Path) -> None:
+        (folder / OUTCOME).write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Outcome | None:
+        """None where there is none that can be read."""
+        try:
+            return cls(**json.loads((folder / OUTCOME).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+def run_method(
+    name: str,
+    recipe: Path,
+    overrides: Mapping[str, Any],
+    evaluation: list[str],
+    base: str,
+    output: Path,
+    say: Callable[[str], None],
+) -> Outcome:
+    """Train one method and score it; nothing where that is done already.
+
+    Args:
+        recipe: a file with every value of the recipe.
+        overrides: {key: value} for all methods; the method's own come on top.
+        evaluation: words of `msa evaluate` behind the model.
+        base: what SAM as it is stands for.
+        say: told what is being done.
+    """
+    method, folder = CONTESTANTS[name], output / name
+    folder.mkdir(parents=True, exist_ok=True)
+    words = _training_words(method, recipe, {**overrides, **method.overrides}, folder / "run")
+    made_of = json.dumps([words, recipe.read_text(), evaluation, base, method.prompts])
+    key = hashlib.sha256(made_of.encode()).hexdigest()
+    found = Outcome.load(folder)
+    if found and found.key == key and not found.failed:
+        say(f"{name}: done before, in {found.minutes:.1f} min")
+        return found
+    outcome, model = Outcome(key, results={}), base
+    if method.group != ZERO_SHOT:
+        say(f"{name}: training")
+        model = str(folder / "run")
+        is_resumed = (folder / "key").is_file() and (folder / "key").read_text() == key
+        is_resumed = is_resumed and (folder / "run" / "checkpoint.pt").is_file()
+        (folder / "key").write_text(key)
+        began = time.perf_counter()
+        outcome.failed, outcome.peak_mb = _run([*words, *(["--resume"] if is_resumed else [])], folder / "train.log")
+        outcome.minutes = (time.perf_counter() - began) / 60
+        if not outcome.failed:
+            outcome.trained_parameters = json.loads((folder / "run" / "best.json").read_text())["trained_parameters"]
+    for prompts in () if outcome.failed else method.prompts:
+        say(f"{name}: scoring" + ("" if method.group == UNPROMPTED else f", {prompts}"))
+        results = folder / prompts
+        words = ["evaluate", model, "--prompts", prompts, "--output", str(results), *evaluation]
+        outcome.failed, _ = _run(words, folder / f"evaluate_{prompts}.log")
+        if outcome.failed:
+            break
+        outcome.results[prompts] = str(results)
+    outcome.save(folder)
+    return outcome
+
+
+def _training_words(method: Contestant, recipe: Path, overrides: Mapping[str, Any], run: Path) -> list[str]:
+    # A value that replaces a whole section comes before single keys of it.
+    pairs = sorted(overrides.items(), key=lambda pair: pair[0].count("."))
+    values = [word for key, value in pairs for word in (f"--{key}", json.dumps(value))]
+    return ["train", str(recipe), *values, "--run.output", str(run), "--run.tracker", "none"]
+
+
+def _run(words: list[str], log: Path) -> tuple[str, float]:
+    """Why `msa WORDS` failed, "" if it did not, and its peak memory in MB. What it prints goes to the log."""
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "medsam_adapter.cli.main", *words], stdout=file, stderr=subprocess.STDOUT,
+            env={**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+        )  # fmt: skip
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        process.returncode = os.waitstatus_to_exitcode(status)
+    peak_mb = usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
+    return ("" if process.returncode == 0 else _reason(process.returncode, log)), peak_mb
+
+
+def _reason(code: int, log: Path) -> str:
+    if code < 0:
+        return f"killed by signal {-code}" + (" (out of memory?)" if code == -9 else "")
+    lines = log.read_text(errors="replace").replace("\r", "\n").splitlines()
+    said = [line for line in lines if line.startswith("error: ")]
+    return said[-1].removeprefix("error: ") if said else f"exit code {code}, see {log}"

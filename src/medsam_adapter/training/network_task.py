@@ -1,0 +1,97 @@
+"""Training a network without prompts in the same loop: what `loop.py` needs to know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from medsam_adapter.baselines import get_baseline
+from medsam_adapter.baselines.base import Baseline
+from medsam_adapter.baselines.predictor import NetworkPredictor
+from medsam_adapter.data.fingerprint import take_fingerprint
+from medsam_adapter.data.loader import collate, wanted_targets
+from medsam_adapter.data.patches import PatchDataset, load_patch_cases
+from medsam_adapter.data.patches_augment import PatchAugmentation
+from medsam_adapter.data.sample import Case
+from medsam_adapter.evaluation.evaluate import evaluate
+from medsam_adapter.evaluation.results import EvaluationResult
+from medsam_adapter.processing_msa import MSAProcessor
+from medsam_adapter.training.recipe import Recipe
+from medsam_adapter.training.setup import TrainingData
+
+
+class NetworkTask:
+    """A baseline, planned from the training cases and trained on random patches of them.
+
+    Of the recipe it takes data and split, targets, epochs or minutes and the loop's switches. Patch, batch and the grid
+    are its plan's, learning rate and weight decay its own.
+    """
+
+    def __init__(self, recipe: Recipe, data: TrainingData, accelerator: Accelerator, show_progress: bool):
+        self.recipe, self.data, self.accelerator, self.show_progress = recipe, data, accelerator, show_progress
+        self.baseline: Baseline = get_baseline(recipe.model.method, recipe.model.size)
+        targets = wanted_targets(data.dataset, recipe.data.targets)
+        with tqdm(total=len(data.train), desc="planning", unit="case", disable=not show_progress) as bar:
+            fingerprint = take_fingerprint(
+                data.dataset, data.train, targets, recipe.data.orientation, progress=lambda done, total: bar.update()
+            )
+        self.plan = self.baseline.plan(fingerprint)
+        torch.manual_seed(recipe.run.seed)
+        self.model = self.baseline.build(self.plan)
+        self.learning_rate, self.weight_decay = self.baseline.learning_rate, self.baseline.weight_decay
+
+    def objective(self) -> torch.nn.Module:
+        """Called with a batch, a seed and the share of the training that is done."""
+        return _PatchObjective(self.baseline, self.model)
+
+    def loader(self) -> DataLoader:
+        """Read the training cases onto the plan's grid and cut patches from them."""
+        recipe, data = self.recipe, self.data
+        with tqdm(total=len(data.train), desc="reading", unit="case", disable=not self.show_progress) as bar:
+            cases = load_patch_cases(data.dataset, data.train, self.plan, lambda done, total: bar.update())
+        augmentation = PatchAugmentation(self.plan, recipe.data.flip) if recipe.data.augment else None
+        patches = PatchDataset(cases, self.plan, recipe.data.samples_per_case, augmentation, recipe.run.seed)
+        return DataLoader(
+            patches, min(self.plan.batch_size, len(patches)), shuffle=True, collate_fn=collate, drop_last=True,
+            num_workers=recipe.data.workers,
+        )  # fmt: skip
+
+    def evaluate(self, cases: Sequence[Case]) -> EvaluationResult:
+        """The network as it is now."""
+        return evaluate(
+            self._predictor(),
+            self.data.dataset,
+            cases,
+            model_name=self.recipe.name,
+            protocol=self.recipe.run.validate_prompts,  # which says of which cases and targets it is asked
+            targets=self.recipe.data.targets,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write weights, plan and how scans are shown."""
+        self._predictor().save_pretrained(folder)
+
+    def _predictor(self) -> NetworkPredictor:
+        data = self.recipe.data
+        intensity = data.intensity or (None if data.window_hu else self.data.dataset.intensity)
+        processor = MSAProcessor(intensity=intensity, window_hu=data.window_hu, orientation=self.plan.orientation)
+        return NetworkPredictor(self.baseline, self.model, self.plan, processor)
+
+
+class _PatchObjective(torch.nn.Module):
+    """The baseline's loss as a module that holds the network, so that devices and processes are Accelerate's matter."""
+
+    def __init__(self, baseline: Baseline, network: torch.nn.Module):
+        super().__init__()
+        self.baseline, self.network = baseline, network
+
+    def forward(self, batch: dict[str, Any], seed: tuple[int, ...], progress: float) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(int(np.random.default_rng(seed).integers(2**31)))
+        return {"loss": self.baseline.loss(self.network, batch["image"], batch["targets"], generator)}

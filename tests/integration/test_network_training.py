@@ -1,0 +1,167 @@
+"""Networks without prompts go through the same loop: trained, resumed, scored, opened again, compared."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from medsam_adapter.baselines.predictor import NetworkPredictor
+from medsam_adapter.cli.main import run
+from medsam_adapter.cli.models import open_predictor
+from medsam_adapter.comparison import runs
+from medsam_adapter.comparison.contestants import CONTESTANTS, chosen
+from medsam_adapter.comparison.runs import Outcome
+from medsam_adapter.comparison.table import comparison_grid
+from medsam_adapter.data.layouts import open_dataset
+from medsam_adapter.errors import CheckpointError, RecipeError
+from medsam_adapter.evaluation.evaluate import evaluate
+from medsam_adapter.training import loop
+from medsam_adapter.training.loop import train
+from medsam_adapter.training.recipe import make_recipe
+from miniatures import msd
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("set")
+    msd.write(root)
+    return root
+
+
+def recipe(data, output, **sections):
+    values = {
+        "model": {"method": "resunet", "size": "tiny"},
+        "data": {"path": str(data), "intensity": "percentile", "val_fraction": 0.25, "test_fraction": 0.25},
+        "optim": {"epochs": 3},
+        "run": {"output": str(output)},
+    }
+    for name, more in sections.items():
+        values[name] = values.get(name, {}) | more
+    return make_recipe(values)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    train(recipe(data, folder), show_progress=False)
+    return folder
+
+
+def test_a_resumed_network_is_the_uninterrupted_one(data, trained, tmp_path, monkeypatch):
+    original = loop._Run._checkpoint
+
+    def stop(self, epochs_done, *more):
+        original(self, epochs_done, *more)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "_checkpoint", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(data, tmp_path), show_progress=False)
+    train(recipe(data, tmp_path), resume=True, show_progress=False)
+    one, other = (torch.load(folder / "checkpoint.pt")["model"] for folder in (trained, tmp_path))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_it_opens_again_and_answers_for_each_target(data, trained):
+    predictor, dataset = open_predictor(str(trained)), open_dataset(data)
+    assert isinstance(predictor, NetworkPredictor)
+    sample = dataset.read(dataset.cases[0])
+    masks = predictor.masks(sample.scan, list(dataset.targets))
+    assert masks.shape == (len(dataset.targets), *sample.scan.shape_zyx) and masks.dtype == bool
+    assert np.array_equal(predictor.masks(sample.scan, list(dataset.targets)[::-1]), masks[::-1])
+    with pytest.raises(CheckpointError, match="not trained for 'river'"):
+        predictor.masks(sample.scan, ["river"])
+    result = evaluate(predictor, dataset, dataset.cases[:1], model_name="net")
+    assert result.protocol == "none" and result.settings["method"] == "resunet"
+    assert {row.target for row in result.cases} == set(dataset.targets)
+
+
+@pytest.mark.parametrize("name", ["network.json", "network.safetensors"])
+def test_a_damaged_run_is_refused(trained, tmp_path, name):
+    for file in trained.iterdir():
+        if file.name != name:
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(CheckpointError, match="no network"):
+        NetworkPredictor.from_pretrained(tmp_path)
+
+
+def test_a_run_of_minutes_ends_with_its_time_and_its_rate_at_zero(data, tmp_path):
+    train(recipe(data, tmp_path, optim={"minutes": 0.02, "warmup_fraction": 0.0}), show_progress=False)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rates = [row["learning_rate"] for row in rows]
+    assert rates == sorted(rates, reverse=True) and rates[-1] < 0.05 * 1e-3
+    state = torch.load(tmp_path / "checkpoint.pt")
+    assert 1.2 <= state["trained_seconds"] < 4 and state["share_done"] >= 1
+    before = (tmp_path / "metrics.jsonl").read_text()
+    train(recipe(data, tmp_path, optim={"minutes": 0.02}), resume=True, show_progress=False)  # nothing is left to do
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+# -- msa compare -------------------------------------------------------------------------------------------------------
+
+
+def test_names_of_methods():
+    assert chosen("all") == list(CONTESTANTS) and chosen("msa, SAM,msa") == ["msa", "sam"]
+    with pytest.raises(RecipeError, match="no method 'nnunett'") as error:
+        chosen("sam,nnunett")
+    assert "nnunet?" in str(error.value)
+
+
+def test_list_needs_no_recipe(capsys):
+    assert run(["compare", "--list"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in CONTESTANTS)
+    assert run(["compare"]) == 2 and "no recipe" in capsys.readouterr().err
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Runs `msa` here and not in processes of its own, and counts."""
+    calls = []
+
+    def here(words, log):
+        calls.append(words)
+        code = run(words)
+        return ("" if code == 0 else "it broke"), 100.0
+
+    monkeypatch.setattr(runs, "_run", here)
+    return calls
+
+
+def test_compare_trains_scores_and_goes_on_after_a_failure(data, tmp_path, in_this_process, capsys):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(recipe(data, tmp_path / "unused").to_yaml())
+    output = tmp_path / "compare"
+    command = ["compare", str(file), "--methods", "resunet,sam,lora", "--epochs", "1", "--size", "tiny"]
+    command += ["-o", str(output), "--model.lora", "{r: -1}", "--model.image_size", "64"]
+    assert run(command) == 0
+    out = capsys.readouterr().out
+    assert "LoRA failed: it broke" in out and "ResUNet" in out and "BEAL" in out
+    table = (output / "table.md").read_text()
+    assert table.index("SAM as it is") < table.index("prompted") < table.index("without prompts")
+    first = len(in_this_process)
+    assert sum(words[0] == "train" for words in in_this_process) == 2
+    assert run(command) == 0
+    assert [words[0] for words in in_this_process[first:]] == ["train"]  # only the failed one is tried again
+    assert json.loads((output / "resunet" / "outcome.json").read_text())["trained_parameters"] > 1000
+
+
+def test_every_row_of_a_table_stands_in_its_section():
+    outcomes = {name: Outcome("", "no reason", results={}) for name in ("resunet", "sam", "lora", "nnunet", "msa")}
+    grid = comparison_grid(outcomes, "title")
+    sections = [row.section for row in grid.rows]
+    assert sections == sorted(sections, key=list(dict.fromkeys(sections)).index) and len(set(sections)) == 3
+    assert [row.names[0].text for row in grid.rows if row.section == "prompted"] == ["LoRA", "MSA"]
+
+
+def test_a_killed_process_is_named_and_errors_are_quoted(tmp_path):
+    failed, peak_mb = runs._run(["train", str(tmp_path / "none.yaml")], tmp_path / "log")
+    assert "there is no such recipe" in failed and peak_mb > 1
+    (tmp_path / "log").write_text("")
+    assert runs._reason(-9, tmp_path / "log").startswith("killed by signal 9")
+    assert "exit code 3" in runs._reason(3, tmp_path / "log")

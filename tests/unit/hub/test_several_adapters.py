@@ -1,0 +1,412 @@
+"""Several adapters in one model: loaded beside each other, switched, chosen for one call; the predictor's caches."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from medsam_adapter.adapters.config import MSAAdapterConfig
+from medsam_adapter.adapters.switching import active_adapters
+from medsam_adapter.errors import CheckpointError
+from medsam_adapter.inference.predictor import MSAPredictor
+from medsam_adapter.modeling_msa import MSAModel
+from medsam_adapter.processing_msa import MSAProcessor
+from medsam_adapter.prompts.types import ObjectPrompt
+
+LIVER, BRAIN = {0: "background", 1: "liver"}, {0: "background", 1: "brain tumor"}
+
+
+@pytest.fixture
+def runs(shipped, make_run):
+    """Two adapters on one base: 2-D with percentiles, and 3-D with a CT window and other labels."""
+    liver = make_run("msa-liver", seed=1, labels=LIVER)
+    brain = make_run("msa-brain", seed=2, labels=BRAIN, use_depth=True, intensity="ct:brain")
+    return {"liver": liver, "brain": brain}
+
+
+@pytest.fixture
+def model(runs):
+    model = MSAModel.from_pretrained(runs["liver"], adapter_name="liver")
+    model.load_adapter(runs["brain"], adapter_name="brain")
+    return model
+
+
+@torch.no_grad()
+def masks(model, inputs, **kwargs):
+    return model(**inputs, **kwargs).pred_masks
+
+
+def alone(folder, inputs):
+    return masks(MSAModel.from_pretrained(folder), inputs)
+
+
+def assert_same(got, want):
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+# -- the model ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dims", ["2D", "3D"])
+def test_each_answers_as_if_it_were_alone(model, runs, inputs_for, dims):
+    inputs = inputs_for(dims)
+    want = {name: alone(folder, inputs) for name, folder in runs.items()}
+    plain = masks(MSAModel.from_base("sam-tiny"), inputs)
+    assert (want["liver"] - want["brain"]).abs().max() > 1e-3 < (want["liver"] - plain).abs().max()
+    assert_same(masks(model, inputs), want["liver"])  # the first stays active
+    for name in ("brain", "liver"):
+        model.set_adapter(name)
+        assert_same(masks(model, inputs), want[name])
+        for other in want:
+            assert_same(masks(model, inputs, adapter=other), want[other])
+        assert_same(masks(model, inputs, adapter=()), plain)
+        assert_same(masks(model, inputs), want[name])
+        assert model.active_adapters() == [name] == active_adapters(model)
+
+
+def test_encoder_methods_take_an_adapter_too(model, runs, inputs_for):
+    pixels = inputs_for("3D")["pixel_values"]
+    want = MSAModel.from_pretrained(runs["brain"]).get_image_embeddings(pixels)
+    assert_same(model.get_image_embeddings(pixels, adapter="brain"), want)
+    with torch.no_grad():
+        assert_same(model.encode(pixels, adapter="brain"), want)
+
+
+def test_labels_and_slices_go_with_the_adapter(model):
+    assert model.config.id2label == LIVER and model.config.num_slices == 1
+    with model.using_adapter("brain"):
+        assert model.config.id2label == BRAIN and model.config.num_slices == 4
+    assert model.config.id2label == LIVER and model.config.num_slices == 1
+    model.set_adapter("brain")
+    assert model.config.id2label == BRAIN and model.config.num_slices == 4
+    model.set_adapter("liver")
+    assert model.config.id2label == LIVER and model.config.num_slices == 1
+
+
+def test_an_error_inside_switches_back(model, inputs_for):
+    with pytest.raises(CheckpointError, match="no adapter 'heart'"):
+        masks(model, inputs_for("2D"), adapter="heart")
+    with pytest.raises(ZeroDivisionError), model.using_adapter("brain"):
+        1 / 0  # noqa: B018
+    assert active_adapters(model) == ["liver"] and model.config.id2label == LIVER
+
+
+def test_switching_reads_no_file_and_moves_no_weight(model, runs, monkeypatch):
+    places = {name: p.data_ptr() for name, p in model.named_parameters()}
+    for folder in runs.values():
+        (folder / "adapter_model.safetensors").unlink()
+    model.set_adapter("brain"), model.set_adapter("liver")
+    assert places == {name: p.data_ptr() for name, p in model.named_parameters()}
+
+
+def test_switching_takes_less_than_10_ms(model):
+    seconds = []
+    for name in ["brain", "liver"] * 10:
+        began = time.process_time()  # other work on the machine does not count
+        model.set_adapter(name)
+        seconds.append(time.process_time() - began)
+    assert statistics.median(seconds) < 0.010
+
+
+def test_nothing_is_trained_unless_it_was(model, runs):
+    assert not any(p.requires_grad for p in model.parameters())
+    model.set_adapter("brain")
+    assert not any(p.requires_grad for p in model.parameters())
+    trained = MSAModel.from_pretrained(runs["liver"], adapter_name="liver", is_trainable=True)
+    trained.load_adapter(runs["brain"], adapter_name="brain")
+
+    def names():
+        return {name for name, p in trained.named_parameters() if p.requires_grad}
+
+    assert names() and all(".liver." in name for name in names())
+    before = names()
+    with trained.using_adapter("brain"):
+        assert names() == before
+    trained.set_adapter("brain")
+    assert names() and all(".brain." in name for name in names())
+    trained.set_adapter("liver", is_trainable=False)
+    assert not names()
+
+
+def test_a_second_one_may_be_trained(model, runs):
+    model.load_adapter(runs["liver"], adapter_name="more", is_trainable=True)
+    names = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert names and all(".more." in name for name in names) and model.active_adapters() == ["liver"]
+
+
+def test_places_may_differ(shipped, make_run, inputs_for):
+    """One adapter in the encoder's last block, one in the decoder only: neither leaks into the other."""
+    runs = {
+        "encoder": make_run("e", seed=3, use_decoder=False, encoder_layers=[2]),
+        "decoder": make_run("d", seed=4, use_encoder=False),
+        "all": make_run("a", seed=5),
+    }
+    inputs = inputs_for("2D")
+    want = {name: alone(folder, inputs) for name, folder in runs.items()}
+    for first in runs:
+        model = MSAModel.from_pretrained(runs[first], adapter_name=first)
+        for name in set(runs) - {first}:
+            model.load_adapter(runs[name], adapter_name=name)
+        assert_same(masks(model, inputs), want[first])
+        for name in runs:
+            assert_same(masks(model, inputs, adapter=name), want[name])
+            model.set_adapter(name)
+            assert_same(masks(model, inputs), want[name])
+            assert model.active_adapters() == [name]
+
+
+def test_mask_decoders_trained_whole_switch_as_well(shipped, make_run, inputs_for):
+    runs = {
+        "a": make_run("a", seed=3, train_mask_decoder=True),
+        "b": make_run("b", seed=4, train_mask_decoder=True),
+        "encoder": make_run("e", seed=5, use_decoder=False),
+    }
+    inputs = inputs_for("2D")
+    want = {name: alone(folder, inputs) for name, folder in runs.items()}
+    plain = masks(MSAModel.from_base("sam-tiny"), inputs)
+    for first in runs:
+        model = MSAModel.from_pretrained(runs[first], adapter_name=first)
+        for name in set(runs) - {first}:
+            model.load_adapter(runs[name], adapter_name=name)
+        for name in [*runs, *runs]:
+            assert_same(masks(model, inputs, adapter=name), want[name])
+            model.set_adapter(name)
+            assert_same(masks(model, inputs), want[name])
+            assert_same(masks(model, inputs, adapter=()), plain)
+            model.disable_adapters()
+            assert_same(masks(model, inputs), plain)
+            model.enable_adapters()
+            assert_same(masks(model, inputs), want[name])
+
+
+def test_saving_one_of_them(model, runs, inputs_for, tmp_path):
+    model.save_pretrained(tmp_path / "brain", adapter_name="brain")
+    saved = MSAModel.from_pretrained(tmp_path / "brain")
+    assert_same(masks(saved, inputs_for("3D")), alone(runs["brain"], inputs_for("3D")))
+    assert saved.config.id2label == BRAIN and saved.config.num_slices == 4 and model.config.id2label == LIVER
+
+
+def test_the_first_adapter_of_a_plain_sam_becomes_active(runs, inputs_for):
+    model = MSAModel.from_base("sam-tiny")
+    model.load_adapter(runs["brain"])
+    assert model.active_adapters() == ["default"] and model.config.id2label == BRAIN and model.config.num_slices == 4
+    assert_same(masks(model, inputs_for("3D")), alone(runs["brain"], inputs_for("3D")))
+
+
+def test_from_the_hub_by_revision(hub, runs, inputs_for):
+    first = hub.add("org/msa", runs["liver"])
+    hub.add("org/msa", runs["brain"])
+    model = MSAModel.from_pretrained("org/msa", adapter_name="now")
+    model.load_adapter("org/msa", adapter_name="before", revision=first)
+    inputs = inputs_for("2D")
+    assert_same(masks(model, inputs, adapter="before"), alone(runs["liver"], inputs))
+    assert_same(masks(model, inputs), alone(runs["brain"], inputs))
+
+
+# -- what does not fit -------------------------------------------------------------------------------------------------
+
+
+def refused(model, folder, text, inputs, **kwargs) -> CheckpointError:
+    """The model answers as before, and has neither a new adapter nor a new parameter."""
+    before, names = masks(model, inputs), [name for name, _ in model.named_parameters()]
+    with pytest.raises(CheckpointError, match=text) as caught:
+        model.load_adapter(folder, **{"adapter_name": "new", **kwargs})
+    assert torch.equal(masks(model, inputs), before) and [name for name, _ in model.named_parameters()] == names
+    assert "new" not in model.peft_config and caught.value.hint
+    return caught.value
+
+
+def edit(folder, **changes):
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_of_another_width(model, make_run, tiny_sam, inputs_for, tmp_path):
+    tiny_sam(hidden_size=64, num_heads=4).save_pretrained(tmp_path / "wide")
+    run = make_run("wide", tmp_path / "wide")
+    assert refused(model, run, "another base", inputs_for("2D")).found == str(tmp_path / "wide")
+    assert "another shape" in refused(model, run, "does not fit", inputs_for("2D"), check_base=False).found
+
+
+def test_of_another_base_of_the_same_form(model, make_run, tiny_sam, inputs_for, tmp_path):
+    tiny_sam(seed=5).save_pretrained(tmp_path / "medsam")
+    run = make_run("other", tmp_path / "medsam")
+    assert "check_base=False" in refused(model, run, "another base", inputs_for("2D")).hint
+    model.load_adapter(run, adapter_name="new", check_base=False)
+
+
+def test_of_another_image_size(model, runs, inputs_for):
+    config = json.loads((runs["brain"] / "config.json").read_text())
+    config["vision_config"]["image_size"] = 96
+    (runs["brain"] / "config.json").write_text(json.dumps(config))
+    assert refused(model, runs["brain"], "another model frame", inputs_for("2D")).found == "96 pixels"
+
+
+def test_a_damaged_one(model, runs, inputs_for):
+    edit(runs["brain"], prompt_fusion="concat")
+    assert "missing" in refused(model, runs["brain"], "does not fit its base", inputs_for("2D")).found
+
+
+@pytest.mark.parametrize("name", ["liver", "a.b"])
+def test_a_name_that_cannot_be(model, runs, name):
+    with pytest.raises(CheckpointError, match="adapter name"):
+        model.load_adapter(runs["brain"], adapter_name=name)
+
+
+def test_a_whole_decoder_beside_adapters_in_it(model, make_run, inputs_for):
+    run = make_run("whole", train_mask_decoder=True)
+    refused(model, run, "does not fit into one model", inputs_for("2D"))
+    other = MSAModel.from_pretrained(run)
+    with pytest.raises(CheckpointError, match="does not fit into one model"):
+        other.load_adapter(make_run("again"), adapter_name="new")
+
+
+def test_an_unknown_name(model):
+    for names in ("heart", ["liver", "heart"], []):
+        with pytest.raises(CheckpointError) as caught:
+            model.set_adapter(names)
+        assert caught.value.expected == "liver, brain"
+
+
+# -- the predictor -----------------------------------------------------------------------------------------------------
+
+CLICK = {"points": [(5, 5, 3)]}
+
+
+@pytest.fixture
+def scan():
+    data = np.random.default_rng(0).integers(-200, 300, (14, 11, 6)).astype(np.int16)
+    return nib.Nifti1Image(data, np.diag([1.0, 1, 3, 1]))
+
+
+@pytest.fixture
+def predictor(model, runs):
+    opened = MSAPredictor.from_pretrained(runs["liver"], "cpu", adapter_name="liver")
+    opened.model.load_adapter(runs["brain"], adapter_name="brain")
+    return opened
+
+
+def answers(runs, scan, **kwargs) -> dict[str, np.ndarray]:
+    """Of each adapter in a model and predictor of its own."""
+    found = {}
+    for name, folder in runs.items():
+        own = MSAPredictor.from_pretrained(folder, "cpu")
+        own.set_volume(scan)
+        found[name] = own.predict(**CLICK, return_logits=True, **kwargs)
+        own.clear()
+    return found
+
+
+def test_an_answer_does_not_depend_on_who_was_asked_before(predictor, runs, scan):
+    """Encoder, decoder, intensity window and slices are all of the adapter that is asked."""
+    want = answers(runs, scan)
+    assert np.abs(want["liver"] - want["brain"]).max() > 1e-2
+    predictor.set_volume(scan)
+    for name in ("liver", "brain", "brain", "liver"):
+        np.testing.assert_allclose(predictor.predict(**CLICK, return_logits=True, adapter=name), want[name], atol=1e-4)
+    np.testing.assert_allclose(predictor.predict(**CLICK, return_logits=True), want["liver"], atol=1e-4)
+    predictor.model.set_adapter("brain")
+    np.testing.assert_allclose(predictor.predict(**CLICK, return_logits=True), want["brain"], atol=1e-4)
+    predictor.clear()
+
+
+def test_a_scan_is_encoded_once_for_each_adapter(predictor, monkeypatch):
+    calls = []
+    original = MSAModel.encode.__wrapped__
+
+    def counted(self, *args, **kwargs):
+        calls.append(active_adapters(self))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(MSAModel, "encode", counted)
+    predictor.set_image(np.random.default_rng(0).integers(0, 255, (40, 60), np.uint8))
+    for name in ("liver", "brain", "liver", "brain"):
+        predictor.predict(points=[(5, 5)], adapter=name)
+    assert calls == [["liver"], ["brain"]]
+    predictor.set_image(np.zeros((40, 60), np.uint8), adapter="brain")
+    predictor.predict(points=[(5, 5)], adapter="brain")
+    assert calls == [["liver"], ["brain"], ["brain"]]
+
+
+def test_an_encoded_scan_is_answered_by_its_own_adapter(predictor, runs, scan):
+    """`predict_objects` on a scan that was encoded under one adapter, after the model was switched to another."""
+    want = answers(runs, scan)
+    encoded = {name: predictor.encode(scan, adapter=name) for name in runs}
+    prompt = ObjectPrompt([(5.0, 5.0, 3.0)], [1])
+    for active in ("brain", "liver"):
+        predictor.model.set_adapter(active)
+        for name in runs:
+            got = predictor.predict_objects(encoded[name], [prompt])[0]
+            np.testing.assert_allclose(got, want[name], atol=1e-4)
+        assert active_adapters(predictor.model) == [active]
+
+
+def test_the_plain_sam_can_be_asked(predictor, scan):
+    plain = MSAPredictor(MSAModel.from_base("sam-tiny"), predictor.processor, "cpu")
+    plain.set_volume(scan)
+    predictor.set_volume(scan)
+    want = plain.predict(**CLICK, return_logits=True, carry=False)
+    got = predictor.predict(**CLICK, return_logits=True, carry=False, adapter=())
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    plain.clear(), predictor.clear()
+
+
+def test_each_adapter_has_the_processor_of_its_repo(predictor):
+    assert predictor.processor_of().intensity == "percentile" == predictor.processor.intensity
+    assert predictor.processor_of("brain").intensity == "ct:brain" and predictor.processor_of(()) is predictor.processor
+
+
+def test_clicks_while_the_background_encodes_for_another(predictor, runs):
+    """The background belongs to one adapter; a click on another waits for it and neither mixes with the other."""
+    data = np.random.default_rng(0).integers(-200, 300, (14, 11, 40)).astype(np.int16)
+    scan = nib.Nifti1Image(data, np.diag([1.0, 1, 3, 1]))
+    want = answers(runs, scan, carry=False)
+    predictor.set_volume(scan)
+    for name in ("liver", "brain", "liver", "brain", "liver"):
+        got = predictor.predict(**CLICK, return_logits=True, carry=False, adapter=name)
+        np.testing.assert_allclose(got, want[name], atol=1e-4)
+    embeddings = predictor.encoded.embeddings
+    embeddings._background.join(60)
+    assert embeddings.num_encoded == 40 and active_adapters(predictor.model) == ["liver"]
+    predictor.clear()
+
+
+def test_an_unknown_adapter_or_no_scan(predictor, scan):
+    predictor.set_volume(scan)
+    with pytest.raises(CheckpointError, match="no adapter 'heart'"):
+        predictor.predict(**CLICK, adapter="heart")
+    predictor.clear()
+    assert predictor.encoded is None
+
+
+def test_kept_features_of_one_adapter_are_not_given_to_another(shipped, make_run, tmp_path):
+    from medsam_adapter.inference.feature_store import FeatureStore
+
+    late, decoder = make_run("late", seed=3, encoder_layers=[2]), make_run("decoder", seed=4, use_encoder=False)
+    picture = np.random.default_rng(0).integers(0, 255, (40, 60), np.uint8)
+    model = MSAModel.from_pretrained(late, adapter_name="late")
+    processor = MSAProcessor.from_model(model, intensity="percentile")  # as the other's: the same pixels
+    predictor = MSAPredictor(model, processor, "cpu", FeatureStore(tmp_path / "store", model))
+    model.load_adapter(decoder, adapter_name="decoder")
+    predictor.set_image(picture)
+    alone = MSAPredictor.from_pretrained(decoder, "cpu")
+    alone.set_image(picture)
+    want = alone.predict(points=[(5, 5)], return_logits=True)
+    np.testing.assert_allclose(
+        predictor.predict(points=[(5, 5)], return_logits=True, adapter="decoder"), want, atol=1e-4
+    )
+
+
+def test_a_fresh_adapter_beside_a_loaded_one(model):
+    model.add_msa_adapter(MSAAdapterConfig(bottleneck_ratio=0.25, use_depth=True, num_slices=6), "fresh")
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained and all(".fresh." in name for name in trained) and model.active_adapters() == ["fresh"]
+    assert model.config.num_slices == 6
+    model.set_adapter("liver")
+    assert model.config.num_slices == 1 and model.config.id2label == LIVER
