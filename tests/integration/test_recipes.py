@@ -163,5 +163,10 @@ def test_a_recipe_trains_two_steps_on_a_miniature(file, miniature, tmp_path, mon
     assert len(rows) == 2 and np.isfinite(rows[-1]["loss"])
     weights = "model.safetensors" if recipe.model.method in WHOLE else "adapter_model.safetensors"
     assert (result.folder / weights).is_file()
+    if recipe.model.method not in WHOLE:
+        stored = json.loads((result.folder / "adapter_config.json").read_text())
+        assert stored["peft_type"] == {"msa": "MSA_ADAPTER", "lora": "LORA"}[recipe.model.method]
+        for name, value in (recipe.model.adapter if recipe.model.method == "msa" else recipe.model.lora).items():
+            assert stored[name] == value, name
     opened = MSAModel.from_pretrained(result.folder)
     assert opened.config.vision_config.image_size == 64 and len(opened.config.id2label) > 1

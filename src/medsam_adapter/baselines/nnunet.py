@@ -28,7 +28,7 @@ class NNUNet(Baseline):
     source = "https://doi.org/10.1038/s41592-020-01008-z"
     sizes = {
         "published": Size(128, 512, {"features": 32}),
-        "small": Size(48, 128, {"features": 12}, max_batch=2),
+        "small": Size(48, 128, {"features": 12}, max_batch=2, learning_rate=3e-3),
         "tiny": Size(16, 32, {"features": 4}, max_batch=2),
     }
 

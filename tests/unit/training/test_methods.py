@@ -348,6 +348,17 @@ def test_a_lora_does_not_start_from_an_msa_run(tiny_base, tmp_path):
     starting_point(recipe(tmp_path, "msa"))
 
 
+def test_an_adapter_s_whole_form_is_gone_on_with(tiny_base, tmp_path):
+    """Each field that its weights depend on; see methods.FORM."""
+    form = {
+        "bottleneck_ratio": 0.25, "use_decoder": False, "use_depth": True, "num_slices": 3, "swap_clicks": True,
+        "compatibility": "official", "relative_positions": "windowed", "encoder_layers": [1, 2],
+    }  # fmt: skip
+    MSAModel.from_base(tiny_base, MSAAdapterConfig(**form)).save_pretrained(tmp_path)
+    config = starting_point(recipe(tmp_path, "msa")).config
+    assert {name: getattr(config, name) for name in form} == form
+
+
 def test_every_method_starts_from_a_fine_tuned_sam(runs):
     for method in ("msa", "lora", "decoder", "full"):
         start = starting_point(recipe(runs["full"], method))
