@@ -16,11 +16,13 @@ import torch
 
 from blobs import LPS, PERMUTED, blob, tilted
 from medsam_adapter.baselines import BASELINES, PUBLISHED_ONLY, get_baseline
+from medsam_adapter.baselines.predictor import NetworkPredictor
 from medsam_adapter.data.fingerprint import ChannelStatistics, Fingerprint
 from medsam_adapter.data.patches import PatchCase, PatchDataset
 from medsam_adapter.data.patches_grid import CaseGrid
 from medsam_adapter.data.patches_plan import Plan
 from medsam_adapter.errors import RecipeError
+from medsam_adapter.processing_msa import MSAProcessor
 
 SLICEWISE = {"transunet", "segdiff", "ensdiff", "medsegdiff"}
 DIFFUSION = {"segdiff", "ensdiff", "medsegdiff"}
@@ -111,6 +113,15 @@ def test_a_whole_case_comes_back_on_its_own_grid(trained, name, kind):
         masks = run.baseline.predict_scan(run.net, sample.scan, run.plan)
         assert masks.shape == (2, *sample.scan.shape_zyx) and masks.dtype == bool
     assert run.net.training  # as it was
+
+
+@every_baseline
+def test_it_can_be_saved_and_opened(trained, name, tmp_path):
+    run = trained(name, "picture")
+    NetworkPredictor(run.baseline, run.net, run.plan, MSAProcessor()).save_pretrained(tmp_path)
+    opened, scan = NetworkPredictor.from_pretrained(tmp_path, "cpu"), SCANS["picture"][0].scan
+    assert opened.plan == run.plan and opened.baseline.name == name
+    assert np.array_equal(opened.masks(scan, ["core"])[0], run.baseline.predict_scan(run.net, scan, run.plan)[1])
 
 
 @every_baseline

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 from torch import nn
 
 from medsam_adapter.baselines import get_baseline
@@ -58,8 +58,8 @@ class NetworkPredictor:
     def save_pretrained(self, folder: Path) -> None:
         """Write network.safetensors, network.json and preprocessor_config.json."""
         folder.mkdir(parents=True, exist_ok=True)
-        state = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
-        save_file(state, folder / WEIGHTS_FILE)
+        # Not save_file: some of MONAI's networks hold a layer under several names.
+        save_model(self.network, str(folder / WEIGHTS_FILE))
         facts = {"method": self.baseline.name, "size": self.baseline.size, "plan": self.plan.to_json()}
         (folder / NETWORK_FILE).write_text(json.dumps(facts, indent=1) + "\n")
         self.processor.save_pretrained(folder)
@@ -77,7 +77,7 @@ class NetworkPredictor:
             baseline = get_baseline(facts["method"], facts["size"])
             plan = Plan.from_json(facts["plan"])
             network = baseline.build(plan)
-            network.load_state_dict(load_file(folder / WEIGHTS_FILE))
+            load_model(network, folder / WEIGHTS_FILE)
             processor = MSAProcessor.from_pretrained(folder)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(
