@@ -27,3 +27,11 @@ def test_an_unknown_section_is_named():
     command = [sys.executable, "-m", "benchmarks.speed", "--only", "encoder-512"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "encoder-512" in done.stderr and "encoder-256" in done.stderr
+
+
+def test_the_dry_run_beside_a_real_step():
+    command = [sys.executable, "-m", "benchmarks.dry_run", "--case", "sam-tiny, decoder, 8 slices"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert min(found.values()) > 0

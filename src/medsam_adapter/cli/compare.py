@@ -24,7 +24,7 @@ def compare_command(
         "outputs/compare"
     ),
     show_list: Annotated[bool, typer.Option("--list", help="Name the methods and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the outcomes as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print table and outcomes as JSON.")] = False,
 ) -> None:
     """Train and score methods on one split with one protocol and one budget, and print them in one table.
 
@@ -43,6 +43,7 @@ def compare_command(
     from medsam_adapter.evaluation.exports import to_csv, to_latex
     from medsam_adapter.evaluation.grids import print_grid, to_markdown
     from medsam_adapter.training.recipe import load_recipe
+    from medsam_adapter.training.run_folder import versions
     from medsam_adapter.training.setup import open_data
 
     if show_list:
@@ -88,7 +89,11 @@ def compare_command(
         (output / "table.csv").write_text(to_csv(grid))
         (output / "table.tex").write_text(to_latex(grid))
     if as_json:
-        typer.echo(json.dumps({name: vars(outcome) for name, outcome in outcomes.items()}, indent=1))
+        headings = ["method", "prompts", *(heading.text for heading in grid.headings)]
+        rows = [dict(zip(headings, [cell.text for cell in (*r.names, *r.cells)], strict=True)) for r in grid.rows]
+        facts = {"versions": versions(), "seed": seed, "budget": budget, "epochs": epochs, "size": size}
+        outcomes = {name: vars(outcome) for name, outcome in outcomes.items()}
+        typer.echo(json.dumps({"title": grid.title, **facts, "rows": rows, "outcomes": outcomes}, indent=1))
     else:
         print_grid(grid, Console())
         typer.echo(f"runs, results and tables in {output}")
