@@ -18,6 +18,9 @@ from medsam_adapter.comparison.table import comparison_grid
 from medsam_adapter.data.layouts import open_dataset
 from medsam_adapter.errors import CheckpointError, RecipeError
 from medsam_adapter.evaluation.evaluate import evaluate
+from medsam_adapter.evaluation.metrics import MaskMetrics
+from medsam_adapter.evaluation.published.protocols import paper_protocol
+from medsam_adapter.evaluation.results import CaseResult, EvaluationResult
 from medsam_adapter.training import loop
 from medsam_adapter.training.loop import train
 from medsam_adapter.training.recipe import make_recipe
@@ -157,6 +160,22 @@ def test_every_row_of_a_table_stands_in_its_section():
     sections = [row.section for row in grid.rows]
     assert sections == sorted(sections, key=list(dict.fromkeys(sections)).index) and len(set(sections)) == 3
     assert [row.names[0].text for row in grid.rows if row.section == "prompted"] == ["LoRA", "MSA"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "method", "figures"),
+    [("brain-tumor", "BEAL", ("-", "0.788", "0.717", "18.53")), ("btcv", "MSA 1 point", ("0.978", "0.883", "-", "-"))],
+)
+def test_the_papers_rows_stand_in_a_section_of_their_own(tmp_path, protocol, method, figures):
+    """The first figure is that of a target of our own results, the others are means."""
+    target = {"brain-tumor": "enhancing tumor", "btcv": "spleen"}[protocol]
+    EvaluationResult("m", "p", [CaseResult("c", target, MaskMetrics(0.5, 0.4, 3.0, 1, 1))]).save(tmp_path)
+    outcomes = {"lora": Outcome("", results={"1-point": str(tmp_path)})}
+    grid = comparison_grid(outcomes, "title", paper_protocol(protocol))
+    rows = [row for row in grid.rows if row.section == "published (Wu et al.)"]
+    assert len(rows) >= 12 and grid.rows[0].section == "prompted" and len(grid.rows[0].cells) == len(rows[0].cells)
+    found = next(row for row in rows if row.names[0].text == method)
+    assert tuple(cell.text for cell in found.cells[:4]) == figures
 
 
 def test_a_killed_process_is_named_and_errors_are_quoted(tmp_path):

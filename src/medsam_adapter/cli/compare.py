@@ -42,6 +42,7 @@ def compare_command(
     from medsam_adapter.errors import RecipeError
     from medsam_adapter.evaluation.exports import to_csv, to_latex
     from medsam_adapter.evaluation.grids import print_grid, to_markdown
+    from medsam_adapter.evaluation.published.protocols import protocol_of_layout
     from medsam_adapter.training.recipe import load_recipe
     from medsam_adapter.training.run_folder import versions
     from medsam_adapter.training.setup import open_data
@@ -84,7 +85,8 @@ def compare_command(
             say(f"{name} failed: {outcomes[name].failed}")
         # After each method, so that a look is possible at any time and nothing is lost.
         length = budget or (f"{epochs or loaded.optim.epochs} epochs")
-        grid = comparison_grid(outcomes, f"{data.dataset.name}, {len(data.split[part])} {part} cases, {length} each")
+        title = f"{data.dataset.name}, {len(data.split[part])} {part} cases, {length} each"
+        grid = comparison_grid(outcomes, title, protocol_of_layout(data.dataset.layout))
         (output / "table.md").write_text(to_markdown(grid))
         (output / "table.csv").write_text(to_csv(grid))
         (output / "table.tex").write_text(to_latex(grid))
@@ -99,14 +101,14 @@ def compare_command(
         typer.echo(f"runs, results and tables in {output}")
 
 
-def _length(budget: str, epochs: int | None) -> dict[str, float | int]:
+def _length(budget: str, epochs: int | None) -> dict[str, float | int | None]:
     """Overrides of the recipe for a budget such as 20m, or a number of epochs."""
     from medsam_adapter.errors import RecipeError
 
     if budget and epochs:
         raise RecipeError("a run is as long as --budget or as --epochs says", expected="one of them", found="both")
     if epochs:
-        return {"optim.epochs": epochs}
+        return {"optim.epochs": epochs, "optim.minutes": None}
     if not budget:
         return {}
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", budget)

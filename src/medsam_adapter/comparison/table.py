@@ -9,7 +9,8 @@ from pathlib import Path
 from medsam_adapter.baselines import PUBLISHED_ONLY
 from medsam_adapter.comparison.contestants import CONTESTANTS, PROMPTED, UNPROMPTED, ZERO_SHOT
 from medsam_adapter.comparison.runs import Outcome
-from medsam_adapter.evaluation.grids import Cell, Grid, Row
+from medsam_adapter.evaluation.grids import NOTHING, Cell, Grid, Row
+from medsam_adapter.evaluation.published.protocols import PaperProtocol
 from medsam_adapter.evaluation.results import EvaluationResult
 from medsam_adapter.evaluation.tables import HEADINGS, number
 
@@ -17,8 +18,11 @@ SECTIONS = (ZERO_SHOT, PROMPTED, UNPROMPTED)
 _METRICS = ("dice", "iou", "hd95_mm")
 
 
-def comparison_grid(outcomes: Mapping[str, Outcome], title: str) -> Grid:
+def comparison_grid(outcomes: Mapping[str, Outcome], title: str, protocol: PaperProtocol | None = None) -> Grid:
     """Targets' Dice, the means of Dice, IoU and HD95, what was trained, for how long and with how much memory.
+
+    Args:
+        protocol: the table of the paper about this data set, whose printed rows are shown in a section of their own.
 
     A method that failed has a row with the reason as its footnote. The best figure of each column is marked; methods
     with and without prompts are different in what a person has to do, so each section has its own best.
@@ -44,17 +48,36 @@ def comparison_grid(outcomes: Mapping[str, Outcome], title: str) -> Grid:
             rows.append(Row(method.group, names, tuple([*figures, *(Cell(text) for text in cost)])))
     rows.sort(key=lambda row: SECTIONS.index(row.section))  # a table's sections are in one piece
     best = _best(rows, len(targets) + len(_METRICS))
+    best += _published(protocol, targets) if protocol else []
     headings = [*(f"{target} Dice" for target in targets), *(f"mean {HEADINGS[metric]}" for metric in _METRICS)]
     headings += ["trained", "min", "peak MB"]
     remarks = (
         "min: training, with reading and planning. peak MB: resident memory of the training process.",
-        "Published figures only, not run here: "
+        "By their published figures only: "
         + "; ".join(f"{name} ({system.reason})" for name, system in PUBLISHED_ONLY.items())
-        + ".",
+        + ("." if protocol else ". The paper has no table about this data set."),
     )
     return Grid(
         "", ("Method", "Prompts"), tuple(map(Cell, headings)), tuple(best), title, remarks, section_rows=True
     )  # fmt: skip
+
+
+def _published(protocol: PaperProtocol, targets: list[str]) -> list[Row]:
+    """The paper's rows: figures of single targets where a column is one of ours, and means as printed."""
+    rows = []
+    for method, figures, average, _ in protocol.published_rows():
+        of_target, means = {}, {}
+        for column, figure in zip(protocol.columns, figures, strict=True):
+            if len(protocol.targets) == 1:
+                means[column.metric] = figure
+            if column.metric == "dice" and len(column.targets) == 1:
+                of_target[column.targets[0]] = figure
+        if average:
+            means["dice"] = average
+        cells = [Cell(of_target.get(target, NOTHING)) for target in targets]
+        cells += [Cell(means.get(metric, NOTHING)) for metric in _METRICS] + [Cell()] * 3
+        rows.append(Row("published (Wu et al.)", (Cell(method), Cell()), tuple(cells)))
+    return rows
 
 
 def _figures(result: EvaluationResult, targets: list[str]) -> list[Cell]:

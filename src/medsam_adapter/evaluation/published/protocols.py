@@ -111,6 +111,11 @@ class PaperProtocol:
         return rows
 
 
+def protocol_of_layout(layout: str) -> PaperProtocol | None:
+    """The table about the data set of that layout; None if the paper has none."""
+    return next((each for each in PAPER_PROTOCOLS.values() if layout in each.layouts), None)
+
+
 def paper_protocol(name: str) -> PaperProtocol:
     """The protocol of that name. Raises PromptError if there is none."""
     if name not in PAPER_PROTOCOLS:
