@@ -154,6 +154,29 @@ def test_compare_trains_scores_and_goes_on_after_a_failure(data, tmp_path, in_th
     assert json.loads((output / "resunet" / "outcome.json").read_text())["trained_parameters"] > 1000
 
 
+def test_the_time_of_all_attempts_counts_and_a_stop_is_on_record(tmp_path, monkeypatch):
+    file, run_folder = tmp_path / "recipe.yaml", tmp_path / "resunet" / "run"
+    file.write_text("name: x")
+    words_of = []
+
+    def stopped(words, log):
+        words_of.append(words)
+        run_folder.mkdir(parents=True, exist_ok=True)
+        (run_folder / "checkpoint.pt").write_text("")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "_run", stopped)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            runs.run_method("resunet", file, {}, [], "sam-tiny", tmp_path, lambda said: None)
+        outcome = Outcome.load(tmp_path / "resunet")
+        assert outcome.failed == "interrupted"
+        Outcome(outcome.key, "interrupted", 5.0, 300.0, 0, {}).save(tmp_path / "resunet")
+    assert (
+        "--resume" not in words_of[0] and "--resume" in words_of[1] and outcome.minutes >= 5 and outcome.peak_mb == 300
+    )
+
+
 def test_every_row_of_a_table_stands_in_its_section():
     outcomes = {name: Outcome("", "no reason", results={}) for name in ("resunet", "sam", "lora", "nnunet", "msa")}
     grid = comparison_grid(outcomes, "title")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import re
 from pathlib import Path
@@ -23,7 +23,6 @@ from medsam_adapter.training.objective import PromptedObjective
 from medsam_adapter.training.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).parents[2]
-MINIATURES = ROOT / "tests/miniatures"
 HEADER = ("What", "Data", "Launch", "Override", "Memory")
 PAPER = {  # ../shared/paper: what is known of its settings
     "msa-btcv-vith": 60, "msa-amos22-vith": 60, "msa-brats-vith": 60, "msa-refuge-vith": 40, "msa-riga-vith": 40,
@@ -52,13 +51,7 @@ def miniature(tmp_path_factory):
             if layout == "phantom":
                 write_phantom_dataset(root, 4, shape_zyx=(12, 48, 48))
             else:
-                module = MINIATURES / f"{layout}.py"
-                if not module.exists():
-                    pytest.skip(f"tests/miniatures/{layout}.py is not written yet")
-                spec = importlib.util.spec_from_file_location(f"tests.miniatures.{layout}", module)
-                made = importlib.util.module_from_spec(spec)
-                spec.loader.exec_module(made)
-                made.write(root)
+                importlib.import_module(f"miniatures.{layout}").write(root)
             written[layout] = root
         return written[layout]
 

@@ -29,7 +29,7 @@ class Outcome:
     Attributes:
         key: a hash of all that made it; another recipe or budget makes another.
         failed: why it failed, "" if it did not.
-        minutes: of training, reading and planning included.
+        minutes: of training, reading and planning included, over all attempts that went on from each other.
         peak_mb: largest resident memory of the training process.
         trained_parameters: their number.
         results: folders of results, by kind of prompts.
@@ -88,9 +88,16 @@ def run_method(
         is_resumed = (folder / "key").is_file() and (folder / "key").read_text() == key
         is_resumed = is_resumed and (folder / "run" / "checkpoint.pt").is_file()
         (folder / "key").write_text(key)
-        began = time.perf_counter()
-        outcome.failed, outcome.peak_mb = _run([*words, *(["--resume"] if is_resumed else [])], folder / "train.log")
-        outcome.minutes = (time.perf_counter() - began) / 60
+        earlier = found if found and is_resumed else outcome
+        spent_minutes, peak_mb, began = earlier.minutes, earlier.peak_mb, time.perf_counter()
+        outcome.failed = "interrupted"  # what is on record if this process is stopped as well
+        try:
+            words += ["--resume"] if is_resumed else []
+            outcome.failed, outcome.peak_mb = _run(words, folder / "train.log")
+        finally:
+            outcome.minutes = spent_minutes + (time.perf_counter() - began) / 60
+            outcome.peak_mb = max(peak_mb, outcome.peak_mb)
+            outcome.save(folder)
         if not outcome.failed:
             outcome.trained_parameters = json.loads((folder / "run" / "best.json").read_text())["trained_parameters"]
     for prompts in () if outcome.failed else method.prompts:

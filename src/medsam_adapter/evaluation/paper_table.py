@@ -89,7 +89,7 @@ def _measured_rows(protocol: PaperProtocol, results: Sequence[EvaluationResult])
     if protocol.average:
         averages = mark_best([average_value(each) for each in values], protocol.columns[0].metric)
         columns.append([
-            Cell(cell.text, cell.is_best, _noted(_missing_note(protocol, each)))
+            Cell(cell.text, cell.is_best, _noted(_missing_note(each)))
             for cell, each in zip(averages, values, strict=True)
         ])  # fmt: skip
     return [
@@ -98,7 +98,7 @@ def _measured_rows(protocol: PaperProtocol, results: Sequence[EvaluationResult])
     ]
 
 
-def _missing_note(protocol: PaperProtocol, values: dict[Column, float]) -> str:
+def _missing_note(values: dict[Column, float]) -> str:
     missing = [column.heading for column, value in values.items() if math.isnan(value)]
     if not missing or len(missing) == len(values):
         return ""
