@@ -12,7 +12,7 @@ from medsam_adapter.comparison.runs import Outcome
 from medsam_adapter.evaluation.grids import NOTHING, Cell, Grid, Row
 from medsam_adapter.evaluation.published.protocols import PaperProtocol
 from medsam_adapter.evaluation.results import EvaluationResult
-from medsam_adapter.evaluation.tables import HEADINGS, number
+from medsam_adapter.evaluation.tables import HEADINGS, mark_best
 
 SECTIONS = (ZERO_SHOT, PROMPTED, UNPROMPTED)
 _METRICS = ("dice", "iou", "hd95_mm")
@@ -27,7 +27,7 @@ def comparison_grid(outcomes: Mapping[str, Outcome], title: str, protocol: Paper
     A method that failed has a row with the reason as its footnote. The best figure of each column is marked; methods
     with and without prompts are different in what a person has to do, so each section has its own best.
     """
-    rows: list[Row] = []
+    measured: list[tuple[str, tuple[Cell, ...], list[float], list[Cell]]] = []
     targets: list[str] = []
     loaded = {
         (name, prompts): EvaluationResult.load(Path(folder))
@@ -44,11 +44,14 @@ def comparison_grid(outcomes: Mapping[str, Outcome], title: str, protocol: Paper
             result = loaded.get((name, prompts))
             notes = (f"{method.title} failed: {outcome.failed}",) if result is None and outcome.failed else ()
             names = (Cell(method.title, notes=notes), Cell("none" if method.group == UNPROMPTED else prompts))
-            figures = [Cell()] * (len(targets) + len(_METRICS)) if result is None else _figures(result, targets)
-            rows.append(Row(method.group, names, tuple([*figures, *(Cell(text) for text in cost)])))
-    rows.sort(key=lambda row: SECTIONS.index(row.section))  # a table's sections are in one piece
-    best = _best(rows, len(targets) + len(_METRICS))
-    best += _published(protocol, targets) if protocol else []
+            measured.append((method.group, names, _figures(result, targets), [Cell(text) for text in cost]))
+    measured.sort(key=lambda row: SECTIONS.index(row[0]))  # a table's sections are in one piece
+    marked = _marked([figures for _, _, figures, _ in measured], [section for section, *_ in measured])
+    rows = [
+        Row(section, names, (*cells, *costs))
+        for (section, names, _, costs), cells in zip(measured, marked, strict=True)
+    ]
+    rows += _published(protocol, targets) if protocol else []
     headings = [*(f"{target} Dice" for target in targets), *(f"mean {HEADINGS[metric]}" for metric in _METRICS)]
     headings += ["trained", "min", "peak MB"]
     remarks = (
@@ -58,7 +61,7 @@ def comparison_grid(outcomes: Mapping[str, Outcome], title: str, protocol: Paper
         + ("." if protocol else ". The paper has no table about this data set."),
     )
     return Grid(
-        "", ("Method", "Prompts"), tuple(map(Cell, headings)), tuple(best), title, remarks, section_rows=True
+        "", ("Method", "Prompts"), tuple(map(Cell, headings)), tuple(rows), title, remarks, section_rows=True
     )  # fmt: skip
 
 
@@ -80,26 +83,26 @@ def _published(protocol: PaperProtocol, targets: list[str]) -> list[Row]:
     return rows
 
 
-def _figures(result: EvaluationResult, targets: list[str]) -> list[Cell]:
+def _figures(result: EvaluationResult | None, targets: list[str]) -> list[float]:
+    """Dice of each target, then the means of Dice, IoU and HD95; nan where there is none."""
+    if result is None:
+        return [math.nan] * (len(targets) + len(_METRICS))
     summary = result.summary()
     of_targets = [summary.targets[t].dice.mean if t in summary.targets else math.nan for t in targets]
-    cells = [Cell(number(value, "dice")) for value in of_targets]
-    return cells + [Cell(number(getattr(summary.overall, metric).mean, metric)) for metric in _METRICS]
+    return of_targets + [getattr(summary.overall, metric).mean for metric in _METRICS]
 
 
-def _best(rows: list[Row], num_figures: int) -> list[Row]:
-    """The rows with the best figure of each section and column marked; HD95, the last figure, is best where least."""
-    marked = []
-    for row in rows:
-        cells = list(row.cells)
-        for column in range(num_figures):
-            texts = [other.cells[column].text for other in rows if other.section == row.section]
-            values = [float(text) for text in texts if text != Cell().text]
-            choose = min if column == num_figures - 1 else max
-            if len(values) > 1 and cells[column].text != Cell().text:
-                cells[column] = Cell(cells[column].text, float(cells[column].text) == choose(values))
-        marked.append(Row(row.section, row.names, tuple(cells)))
-    return marked
+def _marked(figures: list[list[float]], sections: list[str]) -> list[list[Cell]]:
+    """The figures as cells, the best of each section and column marked."""
+    cells: list[list[Cell]] = [[] for _ in figures]
+    metrics = ["dice"] * (len(figures[0]) - len(_METRICS)) + list(_METRICS) if figures else []
+    for section in dict.fromkeys(sections):
+        places = [place for place, other in enumerate(sections) if other == section]
+        for column, metric in enumerate(metrics):
+            marked = mark_best([figures[place][column] for place in places], metric)
+            for place, cell in zip(places, marked, strict=True):
+                cells[place].append(cell)
+    return cells
 
 
 def _count(parameters: int) -> str:
