@@ -16,7 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN
 CHECK_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-fast style quality clean distclean
+.PHONY: help install quickstart test test-fast style quality docs screenshots clean distclean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,8 +61,18 @@ quality: $(STAMP) ## Checks format and lint, changes nothing
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 
+screenshots: $(STAMP) ## The pictures of the demo for the README, with the quickstart's adapter
+	test -d outputs/quickstart/msa-phantom || $(BIN)/msa quickstart
+	MSA_SCREENSHOTS=docs/figures MSA_DEMO_ADAPTER=outputs/quickstart/msa-phantom \
+		$(BIN)/python -m pytest -q tests/browser/test_screenshots.py
+
+docs: $(STAMP) ## The documentation site into site/; a warning is an error
+	@$(BIN)/python -c 'import mkdocs, material, mkdocstrings' 2>/dev/null || \
+		$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean: ## Removes what builds and tests left (.venv and outputs/ stay)
-	rm -rf build dist .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis src/*.egg-info
 	find src tests $(wildcard demos benchmarks) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## clean, and .venv

@@ -15,6 +15,17 @@ import pytest
 SIZE, PATCH, WIDTH = 64, 8, 32
 
 
+def pytest_terminal_summary(terminalreporter):
+    """How many broken files were read, by group and by what became of them."""
+    reports = [each for kind in ("passed", "failed") for each in terminalreporter.stats.get(kind, ())]
+    counts = [value for each in reports for name, value in each.user_properties if name == "broken files"]
+    total = sum(sum(outcomes.values()) for _, outcomes in counts)
+    if counts:
+        terminalreporter.write_sep("-", f"{total} broken files read")
+    for group, outcomes in sorted(counts):
+        terminalreporter.write_line(f"{group}: " + ", ".join(f"{n} {what}" for what, n in sorted(outcomes.items())))
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """The same random weights in every run; torch is not imported for tests that do without it."""

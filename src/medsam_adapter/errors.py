@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class MSAError(Exception):
-    """Base of all errors that this library raises on purpose.
+    """Base of all errors that this library raises on purpose; `exit_code` is what the command line leaves with.
 
     Args:
         problem: one sentence, what is wrong.
@@ -20,6 +20,8 @@ class MSAError(Exception):
         found: what was there instead.
         hint: what the user can do next.
     """
+
+    exit_code = 1
 
     def __init__(
         self,
@@ -46,6 +48,8 @@ class MSAError(Exception):
 class MSAInputError(MSAError, ValueError):
     """Something the user gave is wrong and the user can mend it (exit code 2)."""
 
+    exit_code = 2
+
 
 class DataError(MSAInputError):
     """A data file or data set is not what it should be."""
@@ -61,6 +65,24 @@ class RecipeError(MSAInputError):
 
 class CheckpointError(MSAInputError):
     """A model folder or Hub repo is not what it should be, or does not fit the base."""
+
+
+class OutputError(MSAInputError):
+    """A file cannot be written: the disk is full, or the folder read-only."""
+
+
+class Interrupted(MSAError):
+    """A signal ended a run, which is saved and can go on.
+
+    Args:
+        signal_number: of the signal; the process leaves with 128 more, as a shell would say it: 130 for SIGINT, 143 for
+            SIGTERM.
+        texts: as those of `MSAError`.
+    """
+
+    def __init__(self, problem: str, *, signal_number: int, **texts):
+        super().__init__(problem, **texts)
+        self.exit_code = 128 + signal_number
 
 
 class MergeNotSupportedError(MSAError, NotImplementedError):

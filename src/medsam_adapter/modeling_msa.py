@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from peft import inject_adapter_in_model
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForMaskGeneration, SamConfig, SamModel
 from transformers.utils import ModelOutput, find_adapter_config_file
@@ -28,9 +29,11 @@ from medsam_adapter.adapters.files import (
     load_adapter_weights,
     plain_config,
     read_adapter_config,
+    read_model_config,
     save_adapter,
 )
 from medsam_adapter.adapters.pickles import find_pickle, pickled, refuse_pickle_file
+from medsam_adapter.adapters.reading import damage_told, unreadable
 from medsam_adapter.adapters.tuner import register_peft_method
 from medsam_adapter.adapters.vision_layer import volume_chunk
 from medsam_adapter.backbones import base_name, resolve_base
@@ -186,7 +189,8 @@ class MSAModel(SeveralAdapters, PushesToHub, SamModel):
         }
         if find_adapter_config_file(at, **source) is None:
             if not isinstance(config, SamConfig):
-                config = AutoConfig.from_pretrained(config or name, **source)
+                with damage_told(config or name, "config.json", "the configuration of a SAM"):
+                    config = AutoConfig.from_pretrained(config or name, **source)
             if not isinstance(config, SamConfig):
                 raise CheckpointError(
                     "this is not a SAM",
@@ -202,6 +206,8 @@ class MSAModel(SeveralAdapters, PushesToHub, SamModel):
                 model = super().from_pretrained(
                     name, *args, config=config, revision=revision or "main", subfolder=subfolder, **kwargs
                 )
+            except SafetensorError as error:
+                raise unreadable(name, "model.safetensors", "safetensors of a SAM", error) from error
             except OSError as error:
                 if found := find_pickle(name, "pytorch_model.bin", "pytorch_model.bin.index.json", **source):
                     raise pickled(name, found) from error
@@ -222,14 +228,12 @@ class MSAModel(SeveralAdapters, PushesToHub, SamModel):
                 hint='write it there, e.g. "facebook/sam-vit-base"',
             )
         if not isinstance(config, SamConfig):
-            try:
-                config = AutoConfig.from_pretrained(config or at, **source)
-            except (OSError, ValueError):
-                config = None  # a folder that peft alone has written
+            config = read_model_config(config or at, **source)
         base = resolve_base(adapter.base_model_name_or_path)
         kwargs = {key: value for key, value in kwargs.items() if key not in hub}
         try:
-            base_type = AutoConfig.from_pretrained(base, revision=adapter.revision, **hub).model_type
+            with damage_told(base, "config.json", "the configuration of a SAM"):
+                base_type = AutoConfig.from_pretrained(base, revision=adapter.revision, **hub).model_type
             if base_type not in ("sam", "msa"):
                 raise another_kind_of_adapter(at, adapter, base_type)
             model = cls.from_pretrained(base, *args, revision=adapter.revision, **hub, **kwargs)
@@ -259,6 +263,8 @@ class MSAModel(SeveralAdapters, PushesToHub, SamModel):
         Args:
             full: also the base's weights; such a folder opens without any other.
             adapter_name: which adapter; the active one by default.
+            state_dict: the weights to write where the model holds only parts of them (FSDP), as in transformers; for an
+                adapter its own are enough.
 
         Raises:
             CheckpointError: if only the adapter is to be saved and nobody knows where the base is to be found.
@@ -277,7 +283,7 @@ class MSAModel(SeveralAdapters, PushesToHub, SamModel):
                 hint="save the base first, or use save_pretrained(..., full=True)",
             )
         folder.mkdir(parents=True, exist_ok=True)
-        save_adapter(self, folder, name, base)
+        save_adapter(self, folder, name, base, kwargs.get("state_dict"))
         self.config.architectures = [type(self).__name__]
         with self.using_adapter(name):  # its labels
             self.config.save_pretrained(folder)

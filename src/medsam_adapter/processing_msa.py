@@ -17,9 +17,10 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoProcessor, BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
+from medsam_adapter.adapters.reading import damage_told
 from medsam_adapter.configuration_msa import MSAConfig
 from medsam_adapter.data.geometry import Letterbox, Turn, to_tensor
-from medsam_adapter.data.intensity import check_mode, to_unit
+from medsam_adapter.data.intensity import UnitScale, check_mode, unit_scale
 from medsam_adapter.data.sample import Scan
 from medsam_adapter.errors import DataError, PromptError, no_text_prompts
 from medsam_adapter.prompts.clicks import PADDING
@@ -66,6 +67,22 @@ class MSAProcessor(BaseImageProcessor):
         self.window_hu = None if window_hu is None else [float(v) for v in window_hu]
         self.image_mean, self.image_std = list(image_mean), list(image_std)
         self.text_model = text_model
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs) -> MSAProcessor:
+        """As in transformers.
+
+        Raises:
+            CheckpointError: a preprocessor_config.json that cannot be read, or with values that cannot be.
+        """
+        expected = "image_size above 0, image_mean and image_std of three numbers"
+        with damage_told(pretrained_model_name_or_path, "preprocessor_config.json", expected):
+            processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            numbers = [*processor.image_mean, *processor.image_std]
+            is_right = len(processor.image_mean) == len(processor.image_std) == 3 and min(processor.image_std) > 0
+            if not is_right or not np.isfinite(numbers).all() or not int(processor.image_size) > 0:
+                raise ValueError(f"{processor.image_size}, {processor.image_mean}, {processor.image_std}")
+            return processor
 
     @classmethod
     def from_model(cls, model, **kwargs) -> MSAProcessor:
@@ -139,10 +156,14 @@ class MSAProcessor(BaseImageProcessor):
         return images
 
     def unit_intensities(self, scan: Scan) -> np.ndarray:
-        """The scan's values in [0, 1] by this processor's intensity mode; errors name the file.
+        """The scan's values in [0, 1] by this processor's intensity mode; errors as `unit_scale`."""
+        return self.unit_scale(scan)(scan.array)
+
+    def unit_scale(self, scan: Scan) -> UnitScale:
+        """How the scan's values become [0, 1] by this processor's intensity mode; errors name the file.
 
         Raises:
-            DataError: as `to_unit`, or a number of channels that no SAM takes.
+            DataError: as `data.intensity.unit_scale`, or a number of channels that no SAM takes.
         """
         if scan.array.ndim == 4 and scan.array.shape[-1] not in (1, 3):
             raise DataError(
@@ -153,7 +174,7 @@ class MSAProcessor(BaseImageProcessor):
                 hint="choose one or three with data.channel",
             )
         try:
-            return to_unit(scan.array, self.intensity, self.window_hu)
+            return unit_scale(scan.array, self.intensity, self.window_hu)
         except DataError as error:
             raise DataError(
                 error.problem, file=scan.path, expected=error.expected, found=error.found, hint=error.hint

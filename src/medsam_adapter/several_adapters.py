@@ -47,7 +47,7 @@ class LoadedAdapter:
     """
 
     source: str | None = None
-    hub: dict[str, Any] = field(default_factory=dict)
+    hub: dict[str, Any] = field(default_factory=dict, repr=False)  # it may hold a token
     id2label: dict[int, str] | None = None
     num_slices: int = 1
 

@@ -169,7 +169,7 @@ TRAIN = {
         "model.adapter",
         "num_slices must be at least 1",
     ),
-    "nothing to resume": ("IN/recipe.yaml --resume", "there is nothing to resume", "checkpoint.pt"),
+    "nothing to resume": ("IN/recipe.yaml --resume", "there is nothing to resume", "checkpoints/step-"),
     "unwritable output": ("IN/recipe.yaml --run.output IN/file", "IN/file: cannot be"),
 }
 

@@ -23,6 +23,7 @@ from medsam_adapter.pretraining import ssl
 from medsam_adapter.pretraining.ssl import SelfSupervised, pretrain_ssl
 from medsam_adapter.pretraining.ssl_model import open_start
 from medsam_adapter.pretraining.ssl_recipe import ObjectiveWeights, SslRecipe, check_ssl_recipe, load_ssl_recipe
+from medsam_adapter.training.checkpoint import has_checkpoint, load_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def recipe(pictures, base, **values) -> SslRecipe:
 
 def weights_of(folder) -> dict[str, torch.Tensor]:
     """Everything the checkpoint holds, Adam's state included, by name."""
-    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    state = load_checkpoint(folder)
     moments = {f"{n}.{k}": v for n, row in state["optimizer"]["state"].items() for k, v in row.items()}
     return {**state["model"], **moments}
 
@@ -89,7 +90,7 @@ def finished(pictures, tiny_base, tmp_path_factory):
 def test_the_run_folder(finished):
     assert {file.name for file in finished.iterdir()} == {
         "config.json", "model.safetensors", "recipe.yaml", "versions.json", "log.jsonl", "skipped.jsonl",
-        "checkpoint.pt",
+        "checkpoints",
     }  # fmt: skip
     (skipped,) = [json.loads(line) for line in (finished / "skipped.jsonl").read_text().splitlines()]
     assert skipped["name"].endswith("12.png") and "picture" in skipped["reason"]
@@ -229,7 +230,7 @@ def test_a_loss_that_is_no_number_names_the_pictures(pictures, tiny_base, tmp_pa
     with pytest.raises(MSAError, match="the loss became nan in step 1") as caught:
         pretrain_ssl(recipe(pictures, tiny_base), tmp_path, show_progress=False)
     assert "mae on " in str(caught.value) and str(caught.value).count(".png") == 4
-    assert not (tmp_path / "checkpoint.pt").exists()
+    assert not has_checkpoint(tmp_path)
 
 
 def test_a_collapse_is_told(pictures, tiny_base, tmp_path, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 """A whole run on phantoms with a tiny SAM: folder, resume, three doors, evaluation, card."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from medsam_adapter.data.phantom import write_phantom_dataset
 from medsam_adapter.errors import CheckpointError, DataError, MSAError, RecipeError
 from medsam_adapter.evaluation.evaluate import evaluate
 from medsam_adapter.training import loop
+from medsam_adapter.training.checkpoint import load_checkpoint
 from medsam_adapter.training.recipe import make_recipe
 from medsam_adapter.training.setup import make_model, open_data
 
@@ -56,7 +58,7 @@ def test_the_run_folder_is_an_adapter_repo(finished):
     names = {file.name for file in finished.iterdir()}
     assert names == {
         "config.json", "adapter_config.json", "adapter_model.safetensors", "preprocessor_config.json", "README.md",
-        "recipe.yaml", "versions.json", "data.json", "split.json", "metrics.jsonl", "best.json", "checkpoint.pt",
+        "recipe.yaml", "versions.json", "data.json", "split.json", "metrics.jsonl", "best.json", "checkpoints",
     }  # fmt: skip
     assert (finished / "adapter_model.safetensors").stat().st_size < 300_000
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
@@ -83,9 +85,9 @@ def test_resume_goes_on_exactly(phantoms, tiny_base, finished, tmp_path, monkeyp
     folder = tmp_path / "stopped"
     original = loop._Run._checkpoint
 
-    def stop_after_two(self, epochs_done, *rest):
-        original(self, epochs_done, *rest)
-        if epochs_done == 2:
+    def stop_after_two(self, *args):
+        original(self, *args)
+        if self.progress.epochs_done == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -93,7 +95,7 @@ def test_resume_goes_on_exactly(phantoms, tiny_base, finished, tmp_path, monkeyp
         with pytest.raises(KeyboardInterrupt):
             loop.train(recipe(phantoms, tiny_base, folder), show_progress=False)
     loop.train(recipe(phantoms, tiny_base, folder), resume=True, show_progress=False)
-    whole, resumed = (torch.load(f / "checkpoint.pt", weights_only=True) for f in (finished, folder))
+    whole, resumed = (load_checkpoint(f) for f in (finished, folder))
     assert all(torch.equal(whole["model"][k], resumed["model"][k]) for k in whole["model"])
     strip = [[{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in
               (f / "metrics.jsonl").read_text().splitlines()] for f in (finished, folder)]  # fmt: skip
@@ -104,8 +106,7 @@ def test_resume_without_a_checkpoint_or_with_another_model_is_refused(phantoms, 
     with pytest.raises(CheckpointError, match="nothing to resume"):
         loop.train(recipe(phantoms, tiny_base, tmp_path / "none"), resume=True, show_progress=False)
     other = recipe(phantoms, tiny_base, tmp_path / "other")
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "checkpoint.pt").write_bytes((finished / "checkpoint.pt").read_bytes())
+    shutil.copytree(finished / "checkpoints", tmp_path / "other" / "checkpoints")
     other.model.adapter["bottleneck_ratio"] = 0.5
     with pytest.raises(CheckpointError, match="another model"):
         loop.train(other, resume=True, show_progress=False)
@@ -162,7 +163,7 @@ def test_kept_features_train_the_same_adapter(phantoms, tiny_base, tmp_path, pla
         made.model.adapter.update(place)
         made.data.augment, made.data.feature_cache = False, str(tmp_path / cache) if cache else None
         loop.train(made, show_progress=False)
-        trained.append(torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["model"])
+        trained.append(load_checkpoint(tmp_path / name)["model"])
         AcceleratorState._reset_state(reset_partial_state=True)
     plain, first, second = trained
     assert len(list((tmp_path / "features").iterdir())) == 4  # three training cases and one to validate on

@@ -21,12 +21,13 @@ LAYERS = [
     ["configuration_msa", "image_size", "frozen_features", "several_adapters", "hub/commit", "hub/push_model",
      "evaluation/metrics", "evaluation/results",
      "evaluation/files", "evaluation/grids", "evaluation/tables", "evaluation/overlays", "evaluation/sheets",
-     "training/recipe", "training/checkpoint"],
+     "training/recipe", "training/checkpoint", "training/processes", "training/sharded",
+     "training/writing", "training/interruption"],
     ["modeling_msa", "processing_msa"],
     ["data/loader", "baselines", "inference", "pretraining", "training/objective", "training/run_folder"],
     ["evaluation", "training/methods", "training/setup"],
     ["hub"],
-    ["training", "comparison"],
+    ["training", "comparison", "demo"],
     ["cli"],
 ]  # fmt: skip
 SAME_ROW_STRANGERS = {("data", "adapters"), ("adapters", "data"), ("prompts", "adapters"), ("adapters", "prompts")}

@@ -17,10 +17,12 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers.utils import cached_file
+from transformers import AutoConfig, SamConfig
+from transformers.utils import CONFIG_NAME, cached_file
 
 from medsam_adapter.adapters.config import MSAAdapterConfig
 from medsam_adapter.adapters.pickles import find_pickle, pickled
+from medsam_adapter.adapters.reading import damage_told
 from medsam_adapter.errors import CheckpointError
 
 AdapterConfig = MSAAdapterConfig | LoraConfig
@@ -28,14 +30,17 @@ WEIGHTS_NAME = "adapter_model.safetensors"
 KEY_PREFIX = "base_model.model."
 
 
-def save_adapter(model: nn.Module, folder: Path, adapter_name: str, base: str) -> None:
+def save_adapter(
+    model: nn.Module, folder: Path, adapter_name: str, base: str, state_dict: dict[str, Tensor] | None = None
+) -> None:
     """Write one adapter of a model into a folder.
 
     Args:
         base: Hub id, folder or shipped name of the backbone, recorded as `base_model_name_or_path`.
+        state_dict: the model's weights by name, at least the adapter's; its own if None.
     """
     config: AdapterConfig = model.peft_config[adapter_name]
-    state = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    state = get_peft_model_state_dict(model, state_dict, adapter_name, save_embedding_layers=False)
     tensors = {KEY_PREFIX + key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     recorded, mode = config.base_model_name_or_path, config.inference_mode
     config.base_model_name_or_path, config.inference_mode = base, True
@@ -64,18 +69,31 @@ def read_adapter_config(name: str, **source) -> AdapterConfig:
     Raises:
         CheckpointError: if it belongs to another PEFT method.
     """
-    try:
+    with damage_told(name, "adapter_config.json", "the configuration of an MSA adapter or a LoRA"):
         config = PeftConfig.from_pretrained(name, **source)
-    except (KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(
-            "its adapter_config.json cannot be read",
-            file=name,
-            expected="the configuration of an MSA adapter or a LoRA",
-            found=str(error),
-            hint="open it with the library that wrote it",
-        ) from error
     if not isinstance(config, AdapterConfig):
         raise another_kind_of_adapter(name, config)
+    return config
+
+
+def read_model_config(name: str, **source) -> SamConfig | None:
+    """The config.json beside an adapter; None for a folder or Hub repo without one, as PEFT alone writes it.
+
+    Raises:
+        CheckpointError: one that cannot be read, or of another model.
+    """
+    if Path(name).is_dir() and not (Path(name) / source.get("subfolder", "") / CONFIG_NAME).is_file():
+        return None
+    try:
+        with damage_told(name, CONFIG_NAME, "the configuration of a SAM"):
+            config = AutoConfig.from_pretrained(name, **source)
+    except OSError:  # a Hub repo without one
+        return None
+    if not isinstance(config, SamConfig):
+        raise CheckpointError(
+            f"its {CONFIG_NAME} is not that of a SAM", file=name, expected="model_type msa or sam",
+            found=config.model_type, hint="copy or download the folder again",
+        )  # fmt: skip
     return config
 
 

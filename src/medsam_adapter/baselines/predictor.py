@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from medsam_adapter.adapters.reading import READ_ERRORS
 from medsam_adapter.baselines import get_baseline
 from medsam_adapter.baselines.base import Baseline
 from medsam_adapter.data.patches_plan import Plan
@@ -79,7 +79,7 @@ class NetworkPredictor:
             network = baseline.build(plan)
             load_model(network, folder / WEIGHTS_FILE)
             processor = MSAProcessor.from_pretrained(folder)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        except (OSError, *READ_ERRORS) as error:
             raise CheckpointError(
                 "is no network that msa train has saved",
                 file=folder,

@@ -90,6 +90,7 @@ def evaluate_command(
     kinds, unit = _prompts(prompts, per, paper, asked)
     from medsam_adapter.cli.evaluate_cases import choose_cases, picture_settings
     from medsam_adapter.cli.evaluate_run import evaluate_models
+    from medsam_adapter.training.processes import process_index
 
     chosen = choose_cases(models, data, layout, channel, split, part or "test", asked, own_split=paper is not None)
     chosen.cases = chosen.cases[:max_cases]
@@ -104,7 +105,8 @@ def evaluate_command(
     folder = output or DEFAULT_OUTPUT
     settings = dict(per=unit, targets=targets, seed=seed or 0, bank=bank, raters=raters, replay=asked)
     results = evaluate_models(models, chosen, kinds, settings, pictures, folder, as_json, protocol)
-    report(results, folder, len(chosen.cases), paper, chosen.notes, as_json)
+    if process_index() == 0:  # of the processes of `accelerate launch` one writes and prints
+        report(results, folder, len(chosen.cases), paper, chosen.notes, as_json)
 
 
 def _protocol(name: str | None) -> PaperProtocol | None:

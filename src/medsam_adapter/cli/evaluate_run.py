@@ -25,6 +25,8 @@ def evaluate_models(
 ) -> list[EvaluationResult]:
     """Each model under each kind of prompts; every result is written as soon as it is there.
 
+    Where `accelerate launch` has started several processes they share the cases; the first one writes.
+
     Args:
         kinds: of prompts.
         settings: keywords of `evaluate`.
@@ -35,9 +37,13 @@ def evaluate_models(
     from medsam_adapter.evaluation.evaluate import Evaluated, evaluate
     from medsam_adapter.evaluation.model_hash import model_sha256
     from medsam_adapter.evaluation.pictures import overlay_item
+    from medsam_adapter.evaluation.shares import gather_extremes
+    from medsam_adapter.training.processes import join_processes
     from medsam_adapter.training.run_folder import versions
 
+    is_main = join_processes()
     results, names = [], model_names(models)
+    number_of = {case.case_id: number for number, case in enumerate(chosen.cases)}
     for model in dict.fromkeys(models):
         predictor, name = open_predictor(model, **({} if has_settings(model) else pictures)), names[model]
         for kind in kinds:
@@ -47,20 +53,22 @@ def evaluate_models(
                 dice = done.result.metrics.dice
                 if dice == dice:
                     caption = f"{done.result.case_id}, {done.result.target}"
-                    scored.append((dice, overlay_item(
+                    scored.append((number_of[done.result.case_id], dice, overlay_item(
                         done.scan, predictor.processor, done.turn, done.prediction, done.reference, done.prompt, caption
                     )))  # fmt: skip
 
-            with bar(f"{name}, {kind}", len(chosen.cases), "case", not is_quiet) as show:
+            with bar(f"{name}, {kind}", len(chosen.cases), "case", is_main and not is_quiet) as show:
                 result = evaluate(
                     predictor, chosen.dataset, chosen.cases, model_name=name, protocol=kind, progress=show, keep=keep,
-                    **settings,
+                    share_cases=True, **settings,
                 )  # fmt: skip
             result.settings |= {
                 "versions": versions(), "part": chosen.part, "layout": chosen.layout, "paper_protocol": paper_name,
                 "model_sha256": model_sha256(model),
             }  # fmt: skip
             is_only = len(names) == len(kinds) == 1
-            write_result(result, result_folder(output, name, kind, is_only), scored)
+            of_all = gather_extremes(scored)
+            if is_main:
+                write_result(result, result_folder(output, name, kind, is_only), of_all)
             results.append(result)
     return results

@@ -1,6 +1,7 @@
 """`msa`: the subcommands, and how errors leave the program.
 
-Exit codes: 0 done, 2 something the user can mend, 1 everything else, 130 interrupted. MSA_DEBUG=1 shows tracebacks.
+Exit codes: 0 done, 2 something the user can mend, 1 everything else, 130 interrupted, 143 ended by SIGTERM.
+MSA_DEBUG=1 shows tracebacks.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import typer.exceptions
 from medsam_adapter.cli.compare import compare_command
 from medsam_adapter.cli.convert import convert_command
 from medsam_adapter.cli.data import app as data_app
+from medsam_adapter.cli.demo import demo_command
 from medsam_adapter.cli.evaluate import evaluate_command
 from medsam_adapter.cli.predict import predict_command
 from medsam_adapter.cli.pretrain import app as pretrain_app
@@ -22,7 +24,7 @@ from medsam_adapter.cli.quickstart import quickstart_command
 from medsam_adapter.cli.texts import app as texts_app
 from medsam_adapter.cli.train import train_command
 from medsam_adapter.cli.zoo import zoo_command
-from medsam_adapter.errors import MSAError, MSAInputError
+from medsam_adapter.errors import MSAError
 
 app = typer.Typer(
     name="msa",
@@ -38,6 +40,7 @@ app.command("train", context_settings=OVERRIDES)(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("compare", context_settings=OVERRIDES)(compare_command)
 app.command("predict")(predict_command)
+app.command("demo")(demo_command)
 app.command("push")(push_command)
 app.command("zoo")(zoo_command)
 app.command("convert")(convert_command)
@@ -78,7 +81,7 @@ def run(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except MSAError as error:
         _reraise_for_debugging()
-        return _say(str(error), 2 if isinstance(error, MSAInputError) else 1)
+        return _say(str(error), error.exit_code)
     except OSError as error:
         _reraise_for_debugging()
         if error.filename is None:

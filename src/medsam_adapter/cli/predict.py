@@ -11,20 +11,23 @@ import typer
 
 
 def predict_command(
-    model: Annotated[str, typer.Argument(help="Run folder, Hub id, or sam-tiny.")],
-    image: Annotated[
-        Path,
-        typer.Argument(
-            metavar="INPUT",
-            help="Volume (.nii.gz, .mha, .nrrd, .npz, .h5), DICOM series (folder) or file, or PNG, JPEG, TIFF picture.",
-        ),
-    ],
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="The mask: .nii.gz, .mha, .nrrd; .dcm (DICOM SEG) of DICOM; .png for pictures."
+            "--output",
+            "-o",
+            help="The mask: .nii.gz, .mha, .nrrd; .dcm (DICOM SEG) of DICOM; .png for pictures. Of many: a folder.",
         ),
     ],
+    model: Annotated[str | None, typer.Argument(help="Run folder, Hub id, or sam-tiny.")] = None,
+    image: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="INPUT",
+            help="Volume (.nii.gz, .mha, .nrrd, .npz, .h5), DICOM series (folder) or file, PNG, JPEG, TIFF picture; or "
+            "many: a folder of them, or MANIFEST.csv (case_id,image,output).",
+        ),
+    ] = None,
     point: Annotated[list[str] | None, typer.Option(help="A click in the object: x,y or x,y,z, voxels from 0.")] = None,
     negative_point: Annotated[list[str] | None, typer.Option(help="A click outside the object.")] = None,
     box: Annotated[
@@ -47,33 +50,61 @@ def predict_command(
     series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, for a folder of several DICOM series.")] = None,
     key: Annotated[str | None, typer.Option(help="Name of the array in a .npz or .h5 file of several.")] = None,
     one_slice: Annotated[bool, typer.Option("--one-slice", help="Volumes: only the prompted slices.")] = False,
+    prompts_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts", help="Of many cases: CSV, case,object,x,y,z,label,x0,y0,x1,y1,text; see docs/batch.md."
+        ),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Of many cases: try those again that failed.")
+    ] = False,
+    session: Annotated[
+        Path | None, typer.Option(help="session.json of `msa demo`: the same masks again; MODEL may be left out.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
     """Segment one object from clicks or boxes, or one object for each --text.
 
     One click on one slice of a volume is enough. A text alone needs no click: the i-th text becomes label i of the
     output, and what it names may be absent.
+
+    Many cases go on where they were stopped when the same command is run again, and several processes share them
+    (`accelerate launch -m medsam_adapter.cli.main predict ...`); exit code 3 says that some failed.
     """
+    from medsam_adapter.cli.predict_batch import accept_scores, is_many, predict_many
+
+    for_one = {"--point": point, "--negative-point": negative_point, "--box": box, "--overlay": overlay}
+    if session is not None:
+        from medsam_adapter.cli.predict_session import predict_session
+
+        said = for_one | {"--text": text, "--window": window, "--intensity": intensity, "--orientation": orientation}
+        return predict_session(session, model, image, output, as_json, said | {"--one-slice": one_slice})
+    if model is None or image is None:
+        raise typer.exceptions.BadParameter("MODEL and INPUT are needed, such as: msa predict sam-tiny scan.nii.gz ...")
+    if is_many(image, prompts_file):
+        return predict_many(
+            model, image, output, prompts=prompts_file, text=text, min_score=min_score, intensity=intensity,
+            window=window, orientation=orientation, carry=not one_slice, retry_failed=retry_failed, as_json=as_json,
+            not_for_many=for_one | {"--series": series, "--key": key},
+        )  # fmt: skip
     from medsam_adapter.cli.models import open_predictor
     from medsam_adapter.cli.progress import bar
     from medsam_adapter.cli.prompts_arguments import prompts_of
     from medsam_adapter.data.io import is_picture_file, read_scan, write_mask
 
     scan = read_scan(image, series=series, key=key)
-    _check_output(output, scan)
+    check_output(output, scan)
     prompts = prompts_of(point, negative_point, box, text, scan)
     predictor = open_predictor(model, intensity, window, orientation)
-    if min_score is not None:
-        predictor.text_rules.min_best_score = min_score
-        predictor.text_rules.min_score = min(min_score, predictor.text_rules.min_score)
+    accept_scores(predictor, min_score)
     began = time.perf_counter()
     encoded = predictor.encode(scan)
     with bar("following the object", len(scan.array)) as show:  # slices are encoded when the mask reaches them
-        logits = predictor.predict_objects(
+        labels = predictor.predict_labels(
             encoded, prompts, carry=not one_slice, progress=lambda done: show(done, len(scan.array))
         )
     seconds = time.perf_counter() - began
-    labels = _label_map(logits)
     mask = labels > 0
     is_black_and_white = is_picture_file(output) and len(prompts) == 1
     write_mask(output, labels * 255 if is_black_and_white else labels, scan, _segment_names(text, predictor))
@@ -106,15 +137,7 @@ def predict_command(
         typer.secho("the mask is empty: try a click nearer to the object's middle, or a box", fg=typer.colors.YELLOW)
 
 
-def _label_map(logits):
-    """(n, D, H, W) logits to labels 1..n; where objects overlap the one with the highest logit stays."""
-    import numpy as np
-
-    labels = logits.argmax(0) + 1
-    return np.where(logits.max(0) > 0, labels, 0).astype(np.uint8 if len(logits) < 256 else np.uint16)
-
-
-def _check_output(output: Path, scan) -> None:
+def check_output(output: Path, scan) -> None:
     """Refuses, before anything is encoded, a file that cannot hold the mask of this scan."""
     from medsam_adapter.data.io import is_dicom_file, is_dicom_folder, is_picture_file, is_volume_file
     from medsam_adapter.errors import PromptError

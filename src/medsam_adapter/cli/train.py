@@ -33,8 +33,11 @@ def train_command(
     if dry_run:
         return _print_dry_run(loaded, as_json)
     from medsam_adapter.training.loop import train
+    from medsam_adapter.training.processes import process_index
 
     result = train(loaded, resume)
+    if process_index():  # of several processes one speaks
+        return
     typer.echo(f"model: {result.folder}  ({result.seconds / 60:.1f} min)")
     if result.best_dice == result.best_dice:  # not NaN: there were validation cases
         prompts = loaded.run.validate_prompts

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from medsam_adapter.comparison.contestants import CONTESTANTS, UNPROMPTED, ZERO_SHOT, Contestant
+from medsam_adapter.training.checkpoint import has_checkpoint
 
 OUTCOME = "outcome.json"
 
@@ -86,7 +87,7 @@ def run_method(
         say(f"{name}: training")
         model = str(folder / "run")
         is_resumed = (folder / "key").is_file() and (folder / "key").read_text() == key
-        is_resumed = is_resumed and (folder / "run" / "checkpoint.pt").is_file()
+        is_resumed = is_resumed and has_checkpoint(folder / "run")
         (folder / "key").write_text(key)
         earlier = found if found and is_resumed else outcome
         spent_minutes, peak_mb, began = earlier.minutes, earlier.peak_mb, time.perf_counter()

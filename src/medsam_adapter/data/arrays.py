@@ -10,6 +10,7 @@ The .npz files that MedSAM's preprocessing writes (imgs and gts beside spacing) 
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from .ceiling import refuse_bytes, refuse_cut_off
 from .kinds import has_suffix, missing_package, one_line
 
 IMAGE_KEYS = ("image", "img", "imgs", "data", "arr_0")
@@ -28,6 +30,11 @@ _SURE_IMAGE_KEYS = ("image", "img", "imgs")
 _SPACING_KEYS = ("spacing_mm", "spacing")
 _GEOMETRY_KEYS = (*_SPACING_KEYS, "affine")
 _SPACING_TOLERANCE = 1e-3
+# What numpy, zipfile and h5py raise for a file that is damaged: numpy reads its header as a line of Python.
+_READ_ERRORS = (
+    OSError, ValueError, LookupError, EOFError, TypeError, OverflowError, RuntimeError, SyntaxError,
+    tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def read_arrays(
@@ -87,7 +94,7 @@ def _opened(path: Path) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Mappin
     """{name: array not loaded yet} and, by array name ("" for the file), its attributes."""
     try:
         if has_suffix(path, (".npy",)):
-            yield {"arr_0": np.load(path, allow_pickle=False)}, {}
+            yield {"arr_0": _NpyFile(path)}, {}
         elif has_suffix(path, (".npz",)):
             with np.load(path, allow_pickle=False) as archive:
                 yield {name: _ZipMember(path, name, archive) for name in archive.files}, {}
@@ -95,7 +102,7 @@ def _opened(path: Path) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Mappin
             yield from _hdf5(path)
     except DataError:
         raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _READ_ERRORS as error:
         is_pickle = "Object arrays" in str(error)
         raise DataError(
             "holds Python objects instead of numbers" if is_pickle else "cannot be read as arrays",
@@ -108,20 +115,63 @@ def _opened(path: Path) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Mappin
         ) from error
 
 
+class _NpyFile:
+    """The array of an .npy file whose header alone is read until it is asked for."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        with path.open("rb") as file:
+            self.shape, self.dtype = _npy_header(file)
+        self.in_file = path.stat().st_size
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return np.load(self.path, allow_pickle=False)[index]
+
+
 class _ZipMember:
     """An array of an .npz file whose header alone is read until it is asked for."""
 
     def __init__(self, path: Path, name: str, archive: Any):
         self.name, self.archive = name, archive
         with zipfile.ZipFile(path) as zipped, zipped.open(f"{name}.npy") as member:
-            version = np.lib.format.read_magic(member)
-            read_header = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            )
-            self.shape, _, self.dtype = read_header(member)
+            self.shape, self.dtype = _npy_header(member)
+            self.in_file = zipped.getinfo(f"{name}.npy").file_size  # no more of it is unpacked
 
     def __getitem__(self, index: Any) -> np.ndarray:
         return self.archive[self.name][index]
+
+
+def _npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    return shape, dtype
+
+
+def claimed_bytes(path: Path, limit: int | None = None) -> int:
+    """What all arrays of a file take, as their headers say; 0 where that cannot be read."""
+    try:
+        with _opened(path) as (arrays, _):
+            headers = sum(_num_bytes(array) for array in arrays.values())
+        return max(headers, _zip_bytes(path) if has_suffix(path, (".npz",)) else 0)
+    except DataError:
+        return _zip_bytes(path) if has_suffix(path, (".npz",)) else 0
+
+
+def _zip_bytes(path: Path) -> int:
+    """What the members of a zip file unpack to, as its list says; Python's reader stops there. 0 if it has none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sum(member.file_size for member in archive.infolist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return 0
+
+
+def _num_bytes(array: Any) -> int:
+    count = array.dtype.itemsize
+    for size in array.shape:
+        count *= max(int(size), 0)
+    return count
 
 
 def _hdf5(path: Path) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]]:
@@ -131,9 +181,24 @@ def _hdf5(path: Path) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Mapping[
         raise missing_package("h5py", path) from error
     with h5py.File(path, "r") as file:
         arrays: dict[str, Any] = {}
+        # Visits what this file holds; links to other files are not followed.
         file.visititems(lambda name, item: arrays.update({name: item}) if isinstance(item, h5py.Dataset) else None)
+        _refuse_values_elsewhere(arrays, path)
         attributes = {name: dict(array.attrs) for name, array in arrays.items()}
         yield arrays, attributes | {"": dict(file.attrs)}
+
+
+def _refuse_values_elsewhere(arrays: Mapping[str, Any], path: Path) -> None:
+    """An HDF5 array may be a view of any file of the machine (external storage, virtual data sets)."""
+    for name, array in arrays.items():
+        if array.external or array.is_virtual:
+            raise DataError(
+                f"has an array '{name}' whose values lie in another file",
+                file=path,
+                expected="arrays that the file holds itself",
+                found="external storage" if array.external else "a virtual data set",
+                hint="copy the array into a file of its own: h5py.File(NEW, 'w')['image'] = array[()]",
+            )
 
 
 def _chosen(shapes: dict[str, tuple[tuple[int, ...], np.dtype]], key: str | None, is_label: bool, path: Path) -> str:
@@ -169,7 +234,11 @@ def _last(name: str) -> str:
 
 
 def _loaded(arrays: Mapping[str, Any], name: str, path: Path) -> np.ndarray:
-    array = np.asarray(arrays[name][()])
+    stored = arrays[name]
+    refuse_bytes(path, _num_bytes(stored))
+    if hasattr(stored, "in_file") and not stored.dtype.hasobject:
+        refuse_cut_off(path, _num_bytes(stored), stored.in_file)
+    array = np.asarray(stored[()])
     if array.dtype.kind not in "biuf":
         raise DataError(
             f"has an array '{name}' of no real numbers",

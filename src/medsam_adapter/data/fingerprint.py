@@ -97,7 +97,7 @@ class Fingerprint:
         """Raises DataError for a file that is no fingerprint."""
         try:
             return cls.from_json(json.loads(file.read_text()))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 "is no fingerprint of a data set", file=file, expected="JSON as Fingerprint.save writes it",
                 found=f"{type(error).__name__}: {error}", hint="delete it, and it is taken again",

@@ -8,6 +8,14 @@ GRID_TOLERANCE_MM = 1e-2
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
+def is_of_a_volume(affine: np.ndarray) -> bool:
+    """Whether an affine (4, 4) is finite and its three axes span a volume (sheared by less than 89 degrees or so)."""
+    if not np.isfinite(affine).all():
+        return False
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(sizes.min() > 0 and abs(np.linalg.det(affine[:3, :3] / np.where(sizes > 0, sizes, 1))) > 1e-4)
+
+
 def grid_offset_mm(affine: np.ndarray, other: np.ndarray, shape_zyx: tuple[int, ...]) -> float:
     """How far apart two affines put the corners of one grid, at most, in mm."""
     corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape_zyx[::-1]])).reshape(3, -1)
@@ -29,6 +37,8 @@ def onto_grid(
     if array_zyx.shape == tuple(like_shape_zyx):
         if grid_offset_mm(affine, like_affine, like_shape_zyx) <= GRID_TOLERANCE_MM:
             return array_zyx
+    if not is_of_a_volume(like_affine):  # a single slice may have no third axis
+        return None
     step = np.linalg.solve(like_affine[:3, :3], affine[:3, :3])  # one step along each of our axes, in voxels of theirs
     signs = np.rint(step).astype(int)
     if not (np.abs(signs).sum(0) == 1).all() or not (np.abs(signs).sum(1) == 1).all():

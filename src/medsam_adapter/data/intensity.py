@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from medsam_adapter.errors import DataError
@@ -16,6 +18,30 @@ CT_WINDOWS_HU = {
 }
 MODES = ("rgb", "unit", "percentile", "window", *(f"ct:{name}" for name in CT_WINDOWS_HU))
 PERCENTILES = (0.5, 99.5)
+_CHUNK_VALUES = 1 << 22
+_MAX_BINS = 1 << 20
+
+
+@dataclass(frozen=True)
+class UnitScale:
+    """How the values of one scan become [0, 1]: found once over the whole scan, applied to any part of it.
+
+    Attributes:
+        low, high: values that become 0 and 1, float or (C,), one for each channel; None for data that only have to be
+            divided by `divisor`.
+        divisor: 255 for 8-bit pictures, 1 for data in [0, 1].
+    """
+
+    low: float | np.ndarray | None = None
+    high: float | np.ndarray | None = None
+    divisor: int = 1
+
+    def __call__(self, part: np.ndarray) -> np.ndarray:
+        """float32, same shape."""
+        if self.low is None:
+            return part.astype(np.float32) / self.divisor
+        span = np.maximum(self.high - self.low, 1e-6)
+        return np.clip((part.astype(np.float32) - self.low) / span, 0, 1).astype(np.float32)
 
 
 def check_mode(mode: str | None, window: tuple[float, float] | None) -> None:
@@ -27,7 +53,12 @@ def check_mode(mode: str | None, window: tuple[float, float] | None) -> None:
 
 
 def to_unit(array: np.ndarray, mode: str | None, window_hu: tuple[float, float] | None = None) -> np.ndarray:
-    """Intensities in [0, 1], float32, same shape.
+    """Intensities in [0, 1], float32, same shape; arguments and errors as `unit_scale`."""
+    return unit_scale(array, mode, window_hu)(array)
+
+
+def unit_scale(array: np.ndarray, mode: str | None, window_hu: tuple[float, float] | None = None) -> UnitScale:
+    """How intensities become [0, 1]; nothing of the size of `array` is allocated for integers.
 
     Args:
         array: any dtype, (D, H, W), (D, H, W, 3) or (D, H, W, C).
@@ -48,7 +79,7 @@ def to_unit(array: np.ndarray, mode: str | None, window_hu: tuple[float, float] 
                 hint=f"choose one of {', '.join(MODES)}",
             )
         mode = "rgb"
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if array.dtype.kind == "f" and not all(np.isfinite(part).all() for part in _chunks(array)):
         raise DataError(
             "the scan holds values that are not numbers",
             expected="finite intensities",
@@ -63,7 +94,7 @@ def to_unit(array: np.ndarray, mode: str | None, window_hu: tuple[float, float] 
                 found=str(array.dtype),
                 hint='use "percentile", "window" or a ct: window',
             )
-        return array.astype(np.float32) / 255
+        return UnitScale(divisor=255)
     if mode == "unit":
         if array.min() < 0 or array.max() > 1:
             raise DataError(
@@ -72,10 +103,42 @@ def to_unit(array: np.ndarray, mode: str | None, window_hu: tuple[float, float] 
                 found=f"{array.min()} to {array.max()}",
                 hint='use "percentile" or "window"',
             )
-        return array.astype(np.float32)
+        return UnitScale()
     if mode == "percentile":
         is_channels = array.ndim == 4 and array.dtype != np.uint8  # a colour picture keeps its colours
-        low, high = np.percentile(array, PERCENTILES, axis=(0, 1, 2) if is_channels else None)
-    else:
-        low, high = window_hu if mode == "window" else CT_WINDOWS_HU[mode.removeprefix("ct:")]
-    return np.clip((array.astype(np.float32) - low) / np.maximum(high - low, 1e-6), 0, 1).astype(np.float32)
+        return UnitScale(*(_channel_percentiles(array) if is_channels else _percentiles(array)))
+    return UnitScale(*(window_hu if mode == "window" else CT_WINDOWS_HU[mode.removeprefix("ct:")]))
+
+
+def _channel_percentiles(array: np.ndarray) -> np.ndarray:
+    """(2, C)."""
+    return np.stack([_percentiles(array[..., channel]) for channel in range(array.shape[-1])], axis=1)
+
+
+def _percentiles(array: np.ndarray) -> np.ndarray:
+    """What `np.percentile(array, PERCENTILES)` gives, to the last bit; of integers by counting, for it sorts a copy."""
+    if array.dtype.kind not in "iu" or not array.size:
+        return np.percentile(array, PERCENTILES)
+    lowest, highest = int(array.min()), int(array.max())
+    if highest - lowest >= _MAX_BINS:
+        return np.percentile(array, PERCENTILES)
+    counts = np.zeros(highest - lowest + 1, np.int64)
+    for part in _chunks(array):
+        if part.dtype == np.uint64:
+            steps = (part - np.uint64(lowest)).astype(np.int64)
+        else:
+            steps = part.astype(np.int64) - lowest
+        counts += np.bincount(steps.ravel(), minlength=len(counts))
+    # The percentile lies between two values of the sorted list, numpy's default (linear).
+    place = (array.size - 1) * np.true_divide(PERCENTILES, 100)
+    before = np.floor(place).astype(np.int64)
+    both = np.stack([before, np.minimum(before + 1, array.size - 1)])
+    a, b = (np.searchsorted(np.cumsum(counts), both, side="right") + lowest).astype(np.float64)
+    share = place - before
+    return np.where(share < 0.5, a + (b - a) * share, b - (b - a) * (1 - share))
+
+
+def _chunks(array: np.ndarray):
+    """Parts along the first axis, of some million values each."""
+    rows = max(1, _CHUNK_VALUES * len(array) // max(array.size, 1)) if array.ndim else 1
+    return (array[first : first + rows] for first in range(0, len(array), rows)) if array.ndim else iter([array])

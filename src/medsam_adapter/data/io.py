@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
+from .ceiling import within_memory
 from .grids import GRID_TOLERANCE_MM, grid_offset_mm, onto_grid
 from .kinds import (
     ARRAY_SUFFIXES,
@@ -57,20 +58,22 @@ def read_scan(
         affine (None for a picture). `path` is the file or the folder.
 
     Raises:
-        DataError: missing, empty or damaged file, unknown suffix, several volumes without `channel`, several series
-            without `series`, several arrays without `key`, slices that make no volume, or NaN or infinite values.
+        DataError: missing, empty, damaged or too large file (see `ceiling`), unknown suffix, several volumes without
+            `channel`, several series without `series`, several arrays without `key`, slices that make no volume, or
+            NaN or infinite values.
     """
     path = _existing(path)
     _refuse_unused(path, series, key)
-    if path.is_dir() or _is_dicom(path):
-        from .dicom.images import read_dicom
+    with within_memory(path):
+        if path.is_dir() or _is_dicom(path):
+            from .dicom.images import read_dicom
 
-        scan = read_dicom(path, series, channel)
-    elif has_suffix(path, PICTURE_SUFFIXES):
-        scan = Scan(read_picture(path), path=path)
-    else:
-        scan = Scan(*_read_volume(path, channel, key), path)
-    _refuse_not_finite(scan.array, path)
+            scan = read_dicom(path, series, channel)
+        elif has_suffix(path, PICTURE_SUFFIXES):
+            scan = Scan(read_picture(path), path=path)
+        else:
+            scan = Scan(*_read_volume(path, channel, key), path)
+        _refuse_not_finite(scan.array, path)
     return scan
 
 
@@ -102,6 +105,17 @@ def read_label(
     """
     path = _existing(path)
     _refuse_unused(path, None, key)
+    with within_memory(path):
+        return _read_label(path, like, colours, threshold, key)
+
+
+def _read_label(
+    path: Path,
+    like: Scan | None,
+    colours: dict[tuple[int, int, int], int] | None,
+    threshold: float | None,
+    key: str | None,
+) -> np.ndarray:
     affine = None
     if path.is_dir() or _is_dicom(path):
         array, affine = _read_dicom_label(path, like)

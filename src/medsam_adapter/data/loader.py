@@ -91,10 +91,18 @@ def prepare_case(
 
 
 def _resized(labels: np.ndarray, letterbox: Letterbox) -> Tensor:
-    """(D, H, W) labels in the model frame, (D, S, S) int32."""
+    """(D, H, W) labels in the model frame, (D, S, S) int32.
+
+    A value whose every voxel falls between the pixels that are kept, a single voxel of a large picture for one, keeps a
+    pixel.
+    """
     whole = torch.from_numpy(np.ascontiguousarray(labels).astype(np.int32))[:, None].float()
     height, width = letterbox.resized_hw
     resized = F.interpolate(whole, (height, width), mode="nearest-exact")[:, 0].to(torch.int32)
+    if height < labels.shape[1] or width < labels.shape[2]:
+        for value in set(np.unique(labels).tolist()) - set(resized.unique().tolist()):
+            z, y, x = np.argwhere(labels == value)[0]
+            resized[z, y * height // labels.shape[1], x * width // labels.shape[2]] = value
     return F.pad(resized, (0, letterbox.image_size - width, 0, letterbox.image_size - height))
 
 
@@ -158,7 +166,9 @@ class PromptedDataset(TorchDataset):
         else:
             name, shown = "pixel_values", case.image[first : first + count].float() / 255
             if self.augmentation is not None:
-                shown, labels = self.augmentation(shown, labels, int(rng.integers(2**31)))
+                changed = self.augmentation(shown, labels, int(rng.integers(2**31)))
+                if self._shows_any(case, changed[1]) or not self._shows_any(case, labels):
+                    shown, labels = changed  # else the only target was tiny, or near the border, and is gone
             shown = normalise(shown, case.resized_hw, self.processor)
         targets = self._targets(case, labels, rng)
         missing = self.chunk_slices - count
@@ -196,8 +206,19 @@ class PromptedDataset(TorchDataset):
     def _visible(case: PreparedCase, labels: Tensor) -> list[tuple[int, ...]]:
         return [target for target in case.targets if mask_of(labels, target).any()]
 
+    @staticmethod
+    def _shows_any(case: PreparedCase, labels: Tensor) -> bool:
+        return any(mask_of(labels, target).any() for target in case.targets)
+
     def _to_mask_size(self, masks: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(masks.float(), (self.mask_side, self.mask_side))
+        """(D, P, S, S) masks as (D, P, h, w) in [0, 1].
+
+        An object that nowhere fills half a pixel, a single voxel for one, would be there for nobody: its fullest pixels
+        become full.
+        """
+        pooled = F.adaptive_avg_pool2d(masks.float(), (self.mask_side, self.mask_side))
+        fullest = pooled.amax((0, 2, 3), keepdim=True)
+        return torch.where((fullest > 0) & (fullest <= 0.5), pooled / fullest, pooled)
 
 
 def normalise(image: Tensor, resized_hw: tuple[int, int], processor: MSAProcessor) -> Tensor:

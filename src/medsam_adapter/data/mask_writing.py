@@ -62,6 +62,7 @@ def write_mask(path: str | Path, mask_zyx: np.ndarray, like: Scan, names: dict[i
             save_metaimage(partial, data, like.spacing_mm, like.affine)
         else:
             Image.fromarray(data[0]).save(partial)
+        _flush(partial)  # a name that is there after a power cut is of a whole file
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -89,7 +90,12 @@ def _labels_to_write(path: Path, mask_zyx: np.ndarray, like: Scan) -> np.ndarray
     lowest, highest = int(mask_zyx.min(initial=0)), int(mask_zyx.max(initial=0))
     if lowest < 0:
         raise DataError("a mask has no negative labels", file=path, expected="0 and above", found=str(lowest))
-    return mask_zyx.astype(np.min_scalar_type(highest))
+    return mask_zyx.astype(np.min_scalar_type(highest), copy=False)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _refuse_unfit_picture(path: Path, data: np.ndarray) -> None:

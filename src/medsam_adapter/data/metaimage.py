@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import math
+import re
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 
 from ..errors import DataError
+from .ceiling import refuse_bytes
 from .grids import LPS_TO_RAS
-from .kinds import missing_package, one_line
+from .kinds import has_suffix, missing_package, one_line
+
+# No header is so long; what names a file of voxels stands in the header.
+_MAX_HEADER_BYTES = 2**20
+# Lines of MetaImage that say where the voxels are.
+_NUMBERS = re.compile(
+    rb"\s*(?:offset|position|origin|elementspacing|elementsize|transformmatrix|rotation|orientation)\s*[=:](.*)",
+    re.IGNORECASE,
+)
 
 
 def _simpleitk(path: Path):
@@ -44,7 +55,18 @@ def read_metaimage(
         array = _chosen(array, -1, components, channel, path, "components in each voxel")
     if axes == 4:
         array = _chosen(array, 0, array.shape[0], channel if components == 1 else None, path, "volumes in one file")
+    if not array.size:
+        raise DataError("holds no image", file=path, expected="voxels", found=f"shape {array.shape}")
     spacing_xyz, direction, origin = image.GetSpacing(), image.GetDirection(), image.GetOrigin()
+    numbers = np.array([*spacing_xyz, *direction, *origin])
+    if not np.isfinite(numbers).all() or min(spacing_xyz) <= 0:
+        raise DataError(
+            "has a geometry that describes no volume",
+            file=path,
+            expected="finite numbers and voxel sizes above 0 mm",
+            found=f"spacing {spacing_xyz}, origin {origin}, directions {direction}",
+            hint="mend the header",
+        )
     if axes == 2:
         return array[None], (1.0, *map(float, spacing_xyz[::-1])), None
     lps = np.eye(4)
@@ -65,9 +87,99 @@ def voxels_and_header(path: Path) -> tuple[np.ndarray, str]:
     return sitk.GetArrayFromImage(image), str((*geometry, image.GetDirection()))
 
 
-def _opened(sitk, path: Path):
+def claimed_bytes(path: Path, limit: int | None = None) -> int:
+    """What the voxels of a file take, as its header says; 0 where that cannot be read."""
     try:
-        return sitk.ReadImage(str(path))
+        sitk = _simpleitk(path)
+        _check_header(path)
+        return _header_bytes(sitk, _reader(sitk, path))
+    except (RuntimeError, DataError):
+        return 0
+
+
+def _reader(sitk, path: Path):
+    """A reader that has the header of a file, and the voxels not yet."""
+    reader = sitk.ImageFileReader()
+    # By the name alone: SimpleITK would also try its readers of other kinds of files.
+    reader.SetImageIO("NrrdImageIO" if has_suffix(path, (".nrrd", ".nhdr")) else "MetaImageIO")
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return reader
+
+
+def _header_bytes(sitk, reader) -> int:
+    kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())  # such as "vector of 16-bit signed integer"
+    bits = re.search(r"(\d+)-bit", kind)
+    count = (int(bits[1]) // 8 if bits else 8) * (2 if "complex" in kind else 1)
+    for size in (*reader.GetSize(), reader.GetNumberOfComponents()):
+        count *= int(size)
+    return count
+
+
+def _check_header(path: Path) -> None:
+    """What ITK does not ask: it reads voxels from any file that a header names, crashes on many axes, and takes a
+    word for 0.
+
+    Voxels are taken from files beside or below the header alone.
+    """
+    with path.open("rb") as file:
+        start = file.read(_MAX_HEADER_BYTES)
+    names: list[str] = []
+    lines = iter(start.replace(b"\r\n", b"\n").split(b"\n"))
+    for line in lines:
+        if has_suffix(path, (".nrrd", ".nhdr")) and not line.strip():
+            break
+        axes = re.match(rb"\s*ndims\s*[=:]\s*(.*)", line, re.IGNORECASE)
+        if axes and axes[1].strip() not in (b"2", b"3", b"4"):
+            raise DataError(
+                "has a number of axes that no image has", file=path, expected="NDims 2, 3 or 4",
+                found=axes[1][:40].decode("latin1"), hint="mend the header, or copy the file again",
+            )  # fmt: skip
+        numbers = _NUMBERS.match(line)
+        if numbers and not all(map(_is_finite, numbers[1].split())):
+            raise DataError(
+                "has a geometry that describes no volume", file=path, expected="finite numbers",
+                found=line[:80].decode("latin1"), hint="mend the header, or copy the file again",
+            )  # fmt: skip
+        field = re.match(rb"\s*(?:elementdatafile\s*[=:]|data ?file\s*:)\s*(.*)", line, re.IGNORECASE)
+        if not field:
+            continue
+        value = field[1].strip().decode("utf-8", "replace")
+        if value.upper().startswith("LIST"):
+            names += [rest.strip().decode("utf-8", "replace") for rest in lines]
+        elif value.upper() != "LOCAL":
+            names.append(value)
+        break
+    else:
+        if len(start) == _MAX_HEADER_BYTES:
+            raise DataError(
+                "has a header without an end", file=path, expected=f"a header of at most {_MAX_HEADER_BYTES} bytes",
+                found="no end of it", hint="copy the file again",
+            )  # fmt: skip
+    for name in names:
+        if PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor or ".." in re.split(r"[\\/]", name):
+            raise DataError(
+                "takes its voxels from another folder",
+                file=path,
+                expected="the name of a file beside the header",
+                found=name[:200],
+                hint="put the file with the voxels beside the header and write its bare name there",
+            )
+
+
+def _is_finite(word: bytes) -> bool:
+    try:
+        return math.isfinite(float(word))
+    except ValueError:
+        return False
+
+
+def _opened(sitk, path: Path):
+    _check_header(path)
+    try:
+        reader = _reader(sitk, path)
+        refuse_bytes(path, _header_bytes(sitk, reader))
+        return reader.Execute()
     except RuntimeError as error:
         raise DataError(
             "cannot be read as MetaImage or NRRD",

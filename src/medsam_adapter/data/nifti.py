@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 import zlib
 from pathlib import Path
@@ -10,7 +11,8 @@ import nibabel as nib
 import numpy as np
 
 from ..errors import DataError
-from .grids import grid_offset_mm
+from .ceiling import refuse_bytes, refuse_cut_off
+from .grids import grid_offset_mm, is_of_a_volume
 
 # Everything nibabel, gzip and numpy raise for a file that is damaged or no NIfTI at all.
 _READ_ERRORS = (
@@ -19,10 +21,13 @@ _READ_ERRORS = (
     nib.wrapstruct.WrapStructError,
     EOFError,
     OSError,
+    OverflowError,
     ValueError,
     struct.error,
     zlib.error,
 )
+# From this size on an unpacked file is mapped into memory rather than read; a smaller one may change meanwhile.
+_MAP_FROM_BYTES = 64 * 2**20
 _MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}
 
 
@@ -30,17 +35,20 @@ def read_nifti(path: Path, channel: int | None = None) -> tuple[np.ndarray, tupl
     """The voxels (D, H, W) or (D, H, W, 3), spacing (z, y, x) in mm and affine (4, 4) to RAS mm of a NIfTI file.
 
     The on-disk dtype stays unless the header scales the values (float32 then). A header in metres or microns is turned
-    to mm; trailing axes of length 1 go.
+    to mm; trailing axes of length 1 go. The voxels of a large .nii are mapped into memory (changes stay in memory).
 
     Args:
         channel: which entry of the fourth axis to take from a 4-D file; None makes a 4-D file an error.
 
     Raises:
-        DataError: damaged, not NIfTI, 4-D without a channel, complex, no voxels, or an affine of no volume.
+        DataError: damaged, not NIfTI, too large, 4-D without a channel, complex, no voxels, or an affine of no volume.
     """
+    claimed = claimed_bytes(path)
+    refuse_bytes(path, claimed)
+    refuse_cut_off(path, claimed, path.stat().st_size, is_deflated=_is_deflated(path))
     try:
-        image = nib.load(path, mmap=False)
-        stored = np.asanyarray(image.dataobj)
+        image = nib.load(path, mmap="c" if claimed >= _MAP_FROM_BYTES else False)
+        stored = np.asarray(image.dataobj.get_unscaled())
     except _READ_ERRORS as error:
         raise DataError(
             "cannot be read as NIfTI",
@@ -50,12 +58,41 @@ def read_nifti(path: Path, channel: int | None = None) -> tuple[np.ndarray, tupl
             hint="the file may be cut off or renamed: copy it again, or open it in a viewer",
         ) from error
     array = _three_axes(stored, path, channel)
-    slope, intercept = image.dataobj.slope, image.dataobj.inter
-    is_scaled = (slope, intercept) != (1.0, 0.0)
-    array = np.ascontiguousarray(array, dtype=np.float32 if is_scaled else array.dtype.newbyteorder("="))
+    scaling = image.dataobj.slope, image.dataobj.inter
+    if scaling == (1.0, 0.0):
+        array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    else:
+        array = _scaled(array, *scaling)
     affine = np.asarray(image.affine, dtype=np.float64).copy()
     affine[:3] *= mm_per_unit(image.header)
     return array, _spacing_zyx(affine, array.shape, path), affine
+
+
+def claimed_bytes(path: Path, limit: int | None = None) -> int:
+    """Where the voxels of a NIfTI file end, unpacked, as its header says; 0 where that is no header."""
+    try:
+        with gzip.open(path) if _is_deflated(path) else path.open("rb") as file:
+            start = file.read(nib.Nifti2Header.template_dtype.itemsize)
+        kind = nib.Nifti2Header if nib.Nifti2Header.may_contain_header(start) else nib.Nifti1Header
+        header = kind(start[: kind.template_dtype.itemsize], check=False)
+        num_bytes = header.get_data_dtype().itemsize
+        for size in header.get_data_shape():  # whole numbers of Python: they do not overflow
+            num_bytes *= max(int(size), 0)
+        return num_bytes + max(int(header.get_data_offset()), 0)
+    except (*_READ_ERRORS, KeyError):  # a data type outside the standard is a KeyError
+        return 0
+
+
+def _scaled(array: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """float32, slice by slice: nibabel's result is float64, four times an int16 volume."""
+    out = np.empty(array.shape, np.float32)
+    for z, stored in enumerate(array):
+        out[z] = nib.volumeutils.apply_read_scaling(stored, np.float64(slope), np.float64(intercept))
+    return out
+
+
+def _is_deflated(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
 
 
 def _three_axes(stored: np.ndarray, path: Path, channel: int | None) -> np.ndarray:
@@ -95,11 +132,13 @@ def _spacing_zyx(affine: np.ndarray, shape: tuple[int, ...], path: Path) -> tupl
     sizes = nib.affines.voxel_sizes(affine)[::-1]
     # A 2-D file often leaves its third voxel size at 0.
     sizes = [1.0 if shape[axis] == 1 and not sizes[axis] > 0 else float(sizes[axis]) for axis in range(3)]
-    if not np.isfinite(affine).all() or min(sizes) <= 0:
+    # The same goes for its third axis.
+    is_space = is_of_a_volume(affine) or (shape[0] == 1 and np.isfinite(affine).all())
+    if not is_space or min(sizes) <= 0:
         raise DataError(
             "has an affine that describes no volume",
             file=path,
-            expected="finite numbers and voxel sizes above 0 mm",
+            expected="finite numbers, voxel sizes above 0 mm and three independent axes",
             found=f"voxel sizes (z, y, x) {tuple(sizes)} mm",
             hint="repair the header (fslcpgeom, or nibabel's set_sform) before using the file",
         )
@@ -121,7 +160,7 @@ def save_nifti(path: Path, array_zyx: np.ndarray, affine: np.ndarray, geometry_f
     it agrees with `affine`; otherwise `affine` becomes both forms, in mm. Descriptions and extensions of that header
     are not copied: they may name a patient.
     """
-    data = np.ascontiguousarray(array_zyx.T)
+    data = array_zyx.T
     header = _geometry_header(geometry_from, affine, array_zyx.shape) if geometry_from else None
     if header is not None:
         header.set_data_dtype(data.dtype)

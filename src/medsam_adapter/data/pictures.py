@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
 from ..errors import DataError
+from .ceiling import ceiling_bytes, refuse_bytes
 
-# What Pillow raises for a file that is damaged, no picture, or too large to be one.
-_READ_ERRORS = (OSError, ValueError, SyntaxError, EOFError, UnidentifiedImageError, Image.DecompressionBombError)
+# What Pillow raises for a file that is damaged or no picture, beside what it means to raise.
+_READ_ERRORS = (
+    OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, OverflowError, RuntimeError, struct.error,
+    zlib.error, UnidentifiedImageError,
+)  # fmt: skip
+# Pillow knows many more, some of which run other programs (EPS); a file's name says nothing of what is in it.
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+_BYTES = {"I": 4, "F": 4, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}  # of a pixel; else one for each band
 _GREY = ("L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -24,13 +34,26 @@ def read_picture(path: Path, *, keep_indices: bool = False) -> np.ndarray:
         keep_indices: a palette picture gives its indices (for a mask) and not its colours (for an image).
 
     Raises:
-        DataError: damaged, no picture, or pages of different sizes.
+        DataError: damaged, no picture, too large (more pixels than Pillow opens, or more bytes than
+            `ceiling.ceiling_bytes`), or pages of different sizes.
     """
+    pages, num_bytes, limit = [], 0, ceiling_bytes()
     try:
-        with Image.open(path) as picture:
-            is_stack = picture.format == "TIFF" and getattr(picture, "n_frames", 1) > 1
-            frames = ImageSequence.Iterator(picture) if is_stack else [picture]
-            pages = [_to_array(ImageOps.exif_transpose(frame), keep_indices) for frame in frames]
+        with Image.open(path, formats=FORMATS) as picture:
+            for frame in _frames(picture):
+                num_bytes += _frame_bytes(frame)
+                refuse_bytes(path, num_bytes, limit)
+                pages.append(_to_array(ImageOps.exif_transpose(frame), keep_indices))
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            "has more pixels than a picture is opened with",
+            file=path,
+            expected=f"at most {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels",
+            found=str(error).splitlines()[0],
+            hint="cut it into tiles or shrink it; if it should be small, its header is damaged",
+        ) from error
     except _READ_ERRORS as error:
         raise DataError(
             "cannot be read as a picture",
@@ -48,6 +71,31 @@ def read_picture(path: Path, *, keep_indices: bool = False) -> np.ndarray:
             hint="save each page as a file of its own",
         )
     return np.stack(pages)
+
+
+def claimed_bytes(path: Path, limit: int) -> int:
+    """What the pages of a picture take, as their headers say, or some number above `limit`; 0 if it is no picture."""
+    count = 0
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            for frame in _frames(picture):
+                count += _frame_bytes(frame)
+                if count > limit:
+                    break
+    except Image.DecompressionBombError:
+        return limit + 1
+    except _READ_ERRORS:
+        pass
+    return count
+
+
+def _frames(picture: Image.Image) -> Iterator[Image.Image]:
+    is_stack = picture.format == "TIFF" and getattr(picture, "n_frames", 1) > 1
+    yield from ImageSequence.Iterator(picture) if is_stack else [picture]
+
+
+def _frame_bytes(frame: Image.Image) -> int:
+    return frame.width * frame.height * _BYTES.get(frame.mode, len(frame.getbands()))
 
 
 def _to_array(frame: Image.Image, keep_indices: bool) -> np.ndarray:

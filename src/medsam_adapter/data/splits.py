@@ -139,7 +139,7 @@ def load_split(path: str | Path, cases: Iterable[Case] | None = None) -> Split:
     form = '{"train": ["case_1", ...], "test": [...]}'
     try:
         split = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError("cannot be read as a split", file=path, expected=form, found=str(error)) from error
     is_split = isinstance(split, dict) and all(
         isinstance(ids, list) and all(isinstance(case_id, str) for case_id in ids) for ids in split.values()

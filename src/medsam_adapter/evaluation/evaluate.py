@@ -21,8 +21,9 @@ from medsam_adapter.evaluation.protocol import SPOKEN, check_protocol
 from medsam_adapter.evaluation.questions import Question, questions
 from medsam_adapter.evaluation.replay import Replay
 from medsam_adapter.evaluation.results import CaseResult, EvaluationResult
+from medsam_adapter.evaluation.shares import CaseRows, over_processes
 from medsam_adapter.inference.predictor import MSAPredictor
-from medsam_adapter.prompts.text_bank import TextBank
+from medsam_adapter.prompts.text_bank import LabelTexts, TextBank
 from medsam_adapter.prompts.types import ObjectPrompt
 
 
@@ -53,6 +54,7 @@ def evaluate(
     replay: Replay | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     keep: Callable[[Evaluated], None] | None = None,
+    share_cases: bool = False,
 ) -> EvaluationResult:
     """Metrics of one model under one protocol.
 
@@ -70,6 +72,8 @@ def evaluate(
         bank: sentences in addition to the shipped bank of texts.
         progress: called with (cases done, cases, case id).
         keep: called with each evaluated target, for pictures.
+        share_cases: where `accelerate launch` has started several processes, share the cases among them; see
+            `over_processes`. `progress` and `keep` hear of a process's own cases only.
 
     A target that a case does not show cannot be clicked: reference and prediction are both empty, and it is counted as
     excluded. It can be asked for by a sentence: an empty answer is counted as excluded, any other has Dice 0.
@@ -88,47 +92,73 @@ def evaluate(
                 found="numbered objects", hint="use --prompts 1-point, or name the labels in labels.json",
             )  # fmt: skip
         texts = TextBank.load(bank).for_labels(list(wanted))
-    for done, case in enumerate(cases, 1):
-        sample = dataset.read(case)
-        if sample.labels is None:
-            continue
-        turn = predictor.processor.turn_of(sample.scan)
-        asked_for = sample.targets if dataset.instances else wanted
-        if replay:
-            asked = replay.questions(case.case_id, sample.labels, asked_for)
-        else:
-            source = turn.array_to_source(sample.labels)
-            asked = questions(case.case_id, source, asked_for, turn, protocol, per, seed, texts)
-        prompted = [question for question in asked if question.prompt]
-        began = time.perf_counter()
-        masks = iter(_masks(predictor, sample.scan, prompted, per) if prompted else ())
-        seconds = (time.perf_counter() - began) / max(1, len(prompted))
-        empty = np.zeros(sample.labels.shape, bool)
-        marked = {name: dataset.read_labels(case, sample.scan, name) for name in case.raters} if raters else {}
-        for question in asked:
-            shown = question.prompt is not None
-            prediction, reference = next(masks) if shown else empty, np.isin(sample.labels, question.values)
-            row = CaseResult(
-                case.case_id,
-                "object" if dataset.instances else question.target,
-                mask_metrics(prediction, reference, sample.scan.spacing_mm),
-                question.prompt.to_json() if shown else {},
-                seconds if shown else float("nan"),
-                question.target if dataset.instances else "",
-            )
-            result.cases.append(row)
-            for name, labels in marked.items():
-                metrics = mask_metrics(prediction, np.isin(labels, question.values), sample.scan.spacing_mm)
-                result.raters.setdefault(name, []).append(dataclasses.replace(row, metrics=metrics))
-            if keep and shown:
-                keep(Evaluated(row, sample.scan, turn, question.prompt, prediction, reference))
-        if progress:
-            progress(done, len(cases), case.case_id)
+
+    def one_case(case: Case) -> CaseRows:
+        return _evaluate_case(
+            predictor, dataset, case, wanted, texts, protocol=protocol, per=per, seed=seed, raters=raters,
+            replay=replay, keep=keep,
+        )  # fmt: skip
+
+    for rows in over_processes(one_case, cases, progress, share_cases):
+        result.cases += rows.own
+        for name, marked in rows.raters.items():
+            result.raters.setdefault(name, []).extend(marked)
     result.settings = {
         "protocol": protocol, "per": per, "seed": seed, "data": str(dataset.root), "dataset": dataset.name,
         "cases": [c.case_id for c in cases], **predictor.settings(),
     }  # fmt: skip
     return result
+
+
+def _evaluate_case(
+    predictor: MSAPredictor | NetworkPredictor,
+    dataset: Dataset,
+    case: Case,
+    wanted: dict[str, tuple[int, ...]],
+    texts: LabelTexts | None,
+    *,
+    protocol: str,
+    per: str,
+    seed: int,
+    raters: bool,
+    replay: Replay | None,
+    keep: Callable[[Evaluated], None] | None,
+) -> CaseRows:
+    """The rows of one case; none if it has no reference."""
+    rows, sample = CaseRows(), dataset.read(case)
+    if sample.labels is None:
+        return rows
+    turn = predictor.processor.turn_of(sample.scan)
+    asked_for = sample.targets if dataset.instances else wanted
+    if replay:
+        asked = replay.questions(case.case_id, sample.labels, asked_for)
+    else:
+        source = turn.array_to_source(sample.labels)
+        asked = questions(case.case_id, source, asked_for, turn, protocol, per, seed, texts)
+    prompted = [question for question in asked if question.prompt]
+    began = time.perf_counter()
+    masks = iter(_masks(predictor, sample.scan, prompted, per) if prompted else ())
+    seconds = (time.perf_counter() - began) / max(1, len(prompted))
+    empty = np.zeros(sample.labels.shape, bool)
+    marked = {name: dataset.read_labels(case, sample.scan, name) for name in case.raters} if raters else {}
+    for question in asked:
+        shown = question.prompt is not None
+        prediction, reference = next(masks) if shown else empty, np.isin(sample.labels, question.values)
+        row = CaseResult(
+            case.case_id,
+            "object" if dataset.instances else question.target,
+            mask_metrics(prediction, reference, sample.scan.spacing_mm),
+            question.prompt.to_json() if shown else {},
+            seconds if shown else float("nan"),
+            question.target if dataset.instances else "",
+        )
+        rows.own.append(row)
+        for name, labels in marked.items():
+            metrics = mask_metrics(prediction, np.isin(labels, question.values), sample.scan.spacing_mm)
+            rows.raters.setdefault(name, []).append(dataclasses.replace(row, metrics=metrics))
+        if keep and shown:
+            keep(Evaluated(row, sample.scan, turn, question.prompt, prediction, reference))
+    return rows
 
 
 def _masks(predictor: MSAPredictor | NetworkPredictor, scan: Scan, asked: Sequence[Question], per: str) -> np.ndarray:

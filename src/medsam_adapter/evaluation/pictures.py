@@ -30,7 +30,7 @@ def overlay_item(
     """
     shown = turn.array_to_source(prediction if reference is None or not reference.any() else reference)
     z = int(shown.sum((1, 2)).argmax())
-    image = (turn.array_to_source(processor.unit_intensities(scan))[z] * 255).astype(np.uint8)
+    image = (processor.unit_scale(scan)(turn.array_to_source(scan.array)[z]) * 255).astype(np.uint8)
     clicks = [
         (turn.points_to_source(np.array(p)), label) for p, label in zip(prompt.points, prompt.labels, strict=True)
     ]

@@ -16,8 +16,6 @@ from medsam_adapter.evaluation.protocol import check_protocol
 from medsam_adapter.evaluation.questions import Question
 from medsam_adapter.prompts.types import ObjectPrompt
 
-_LENGTHS = {"points": 3, "boxes": 6}
-
 
 @dataclass(frozen=True)
 class Replay:
@@ -46,7 +44,7 @@ class Replay:
         path = path / "prompts.json" if path.is_dir() else path
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            protocol, per, seed = content["protocol"], content["per"], content["seed"]
+            protocol, per, seed = content["protocol"], content["per"], int(content["seed"])
             check_protocol(protocol, per)
             cases = {
                 str(case): {str(target): _prompt(prompt) for target, prompt in asked.items()}
@@ -57,12 +55,12 @@ class Replay:
                 "there are no prompts here", file=path, found=error.strerror,
                 hint="give the prompts.json beside the results of an evaluation",
             ) from error  # fmt: skip
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise DataError(
                 "is no file of prompts", file=path, expected="the prompts.json that an evaluation wrote",
                 found=repr(error).splitlines()[0],
             ) from error  # fmt: skip
-        return cls(path, protocol, per, int(seed), cases)
+        return cls(path, protocol, per, seed, cases)
 
     def cases_of(self, dataset: Dataset) -> list[Case]:
         """The cases of the file, in its order.
@@ -123,16 +121,7 @@ def _prompt(content: dict | None) -> ObjectPrompt | None:
     """Raises ValueError, KeyError or TypeError for what is no prompt."""
     if content is None:
         return None
-    places = {
-        key: [tuple(float(number) for number in place) for place in content.get(key, ())] for key in ("points", "boxes")
-    }
-    for key, length in _LENGTHS.items():
-        if any(len(place) != length for place in places[key]):
-            raise ValueError(f"{key} of other than {length} numbers")
-    labels = [int(label) for label in content.get("labels", ())]
-    if len(labels) != len(places["points"]) or not set(labels) <= {0, 1}:
-        raise ValueError("labels other than 0 or 1 for each point")
-    prompt = ObjectPrompt(places["points"], labels, places["boxes"], str(content.get("text", "")))
+    prompt = ObjectPrompt.from_json(content)
     if not (prompt.points or prompt.boxes or prompt.text):
         raise ValueError("a prompt that says nothing")
     return prompt

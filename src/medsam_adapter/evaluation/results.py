@@ -215,7 +215,7 @@ class EvaluationResult:
             raise MSAInputError(
                 "there are no results here", file=path, found=error.strerror, hint="give the folder of an evaluation"
             ) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise MSAInputError(
                 "is not a results file", file=path, expected="what an evaluation saved", found=repr(error)
             ) from error
@@ -254,6 +254,10 @@ def _case_from_json(content: dict[str, Any]) -> CaseResult:
     for name in METRIC_NAMES:
         metrics[name] = math.nan if metrics[name] is None else metrics[name]
     seconds = math.nan if content["seconds"] is None else content["seconds"]
+    texts = (content["case_id"], content["target"], content.get("object", ""), metrics.get("status", ""))
+    numbers = [value for name, value in metrics.items() if name != "status"] + [seconds]
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(n, (int, float)) for n in numbers):
+        raise TypeError(f"a case is called {texts[0]!r}, its target {texts[1]!r}, its metrics {metrics}"[:300])
     return CaseResult(
         content["case_id"], content["target"], MaskMetrics(**metrics), content["prompts"], seconds,
         content.get("object", ""),

@@ -31,6 +31,7 @@ from medsam_adapter.modeling_msa import MSAModel
 
 PLAIN_FILES = ("preprocessor_config.json", "versions.json", "data.json", "split.json", "metrics.jsonl", "best.json")
 EVALUATION = "evaluation/"
+_PACKAGE = Path(__file__).parents[1]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -138,6 +139,8 @@ def push_space(
 ) -> str:
     """Publish a folder with a Gradio app as a Space of the same name, which names the model in its header.
 
+    A Space that does not install this library gets its code beside app.py, in the version at hand.
+
     Returns:
         the address of the commit.
 
@@ -153,6 +156,9 @@ def push_space(
         header = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
         (folder / "README.md").write_text(f"---\n{header}---{text}", encoding="utf-8")
         refuse_private_words(folder)
+        requirements = folder / "requirements.txt"
+        if requirements.is_file() and "medsam-adapter" not in requirements.read_text(encoding="utf-8"):
+            shutil.copytree(_PACKAGE, folder / _PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
         return commit_folder(
             folder, repo_id, message=f"A demo of {model_id}", repo_type="space", space_sdk="gradio",
             private=private or None, token=token,

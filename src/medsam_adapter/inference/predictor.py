@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from medsam_adapter.inference.prompted_slices import (
     decode_every_slice,
     decode_prompted_slices,
     foreground_clicks,
+    mask_as_prompt,
 )
 from medsam_adapter.inference.slices import SliceEmbeddings
 from medsam_adapter.inference.volume import CarryRules, anchors_only, carry_masks, keep_clicked
@@ -31,14 +32,17 @@ from medsam_adapter.processing_msa import MSAProcessor
 from medsam_adapter.prompts.text import load_text_encoder
 from medsam_adapter.prompts.types import ObjectPrompt
 
+_CHUNK_BYTES = 64 * 2**20
+
 
 class MSAPredictor:
     """Interactive segmentation.
 
     Example:
-        predictor = MSAPredictor.from_pretrained("org/msa-btcv")
-        predictor.set_volume(nibabel.load("ct.nii.gz"))
-        mask = predictor.predict(points=[(120, 88, 14)])      # (D, H, W) bool, array[k, j, i] of the file
+
+            predictor = MSAPredictor.from_pretrained("org/msa-btcv")
+            predictor.set_volume(nibabel.load("ct.nii.gz"))
+            mask = predictor.predict(points=[(120, 88, 14)])      # (D, H, W) bool, array[k, j, i] of the file
 
     Args:
         model: an `MSAModel`; moved to `device` (the first accelerator, else the CPU).
@@ -82,6 +86,12 @@ class MSAPredictor:
         source = {key: kwargs[key] for key in (*HUB_ARGUMENTS, "revision", "subfolder") if kwargs.get(key)}
         return cls(model, read_processor(name, model, **source), device)
 
+    def load_adapter(self, source: str | Path, name: str, **kwargs) -> None:
+        """Load a further adapter while others may be predicting; see `MSAModel.load_adapter`."""
+        with self._lock:
+            self.model.load_adapter(source, adapter_name=name, **kwargs)
+            self.model.to(self.model.device).eval()
+
     def settings(self) -> dict[str, Any]:
         """What an evaluation notes of it."""
         return {
@@ -112,18 +122,22 @@ class MSAPredictor:
         kind: str | None = None,
         progress: Callable[[int, int], None] | None = None,
         adapter: str | Sequence[str] | None = None,
+        processor: MSAProcessor | None = None,
     ) -> Encoded:
         """Get a picture or volume (anything `MSAProcessor` takes) ready for clicks.
 
         A picture is encoded at once. The slices of a volume are encoded when a click or a mask reaches them, or all of
         them now if `progress` is given, which is called with (slices done, D). The result belongs to the adapter that
-        is named, or else active now, and is answered by it whatever the model is switched to later.
+        is named, or else active now, and is answered by it whatever the model is switched to later. `processor`
+        prepares it otherwise than that adapter's own, such as with another window.
+
+        The voxels are read when their slices are encoded: an array that is given must not change until then.
         """
         names = self._names(adapter)
-        processor = self.processor_of(names)
+        processor = processor or self.processor_of(names)
         scan = processor.to_scan(image, kind)
         turn = processor.turn_of(scan)
-        source = turn.array_to_source(processor.unit_intensities(scan))
+        source, scale = turn.array_to_source(scan.array), processor.unit_scale(scan)
         is_picture = not (scan.is_volume or kind == "volume")
         with self._answering(names):
             num_slices = 1 if is_picture else max(self.model.config.num_slices, 1)
@@ -132,7 +146,7 @@ class MSAPredictor:
             embeddings = SliceEmbeddings(
                 self.model,
                 len(source),
-                lambda first, last: processor.slices_to_model(source[first:last]),
+                lambda first, last: processor.slices_to_model(scale(source[first:last])),
                 chunk,
                 sees_neighbours=num_slices > 1,
                 store=self.store if names == self._own_adapters else None,
@@ -225,21 +239,92 @@ class MSAPredictor:
         rules: CarryRules | None = None,
         progress: Callable[[int], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
+        before: Sequence[Mapping[int, np.ndarray]] | None = None,
     ) -> np.ndarray:
-        """Logits (n, D, H, W) on the file's grid for n objects prompted in the file frame, of the scan's adapter."""
+        """Logits (n, D, H, W) on the file's grid for n objects prompted in the file frame, of the scan's adapter.
+
+        `before`: for each object masks that its clicks correct, as `predict_slices` takes them.
+        """
+        logits = self._decode_objects(encoded, prompts, carry, rules, progress, should_stop, before)
+        out = np.empty((len(prompts), *encoded.turn.shape_ijk[::-1]), np.float32)
+        views = [encoded.turn.array_to_source(volume) for volume in out]
+        for first, last, some in _on_source_grid(encoded, logits):
+            for view, slices in zip(views, some, strict=True):
+                view[first:last] = slices
+        return out
+
+    def predict_labels(
+        self,
+        encoded: Encoded,
+        prompts: Sequence[ObjectPrompt],
+        carry: bool = True,
+        rules: CarryRules | None = None,
+        progress: Callable[[int], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        labels: Sequence[int] | None = None,
+        before: Sequence[Mapping[int, np.ndarray]] | None = None,
+    ) -> np.ndarray:
+        """The label map (D, H, W) on the file's grid, uint8 or uint16, of n objects prompted in the file frame.
+
+        The masks are those of `predict_objects`; where objects overlap the one with the highest logit stays. Logits
+        come to the file's grid a few slices at a time, so that a volume takes one byte a voxel.
+
+        Args:
+            labels: above 0, one for each object; 1 to n by default.
+            before: as for `predict_objects`.
+        """
+        values = np.array([0, *(labels or range(1, len(prompts) + 1))])
+        values = values.astype(np.uint8 if values.max() < 256 else np.uint16)
+        logits = self._decode_objects(encoded, prompts, carry, rules, progress, should_stop, before)
+        out = np.zeros(encoded.turn.shape_ijk[::-1], values.dtype)
+        view = encoded.turn.array_to_source(out)
+        for first, last, some in _on_source_grid(encoded, logits, only_objects=True):
+            view[first:last] = values[np.where(some.max(0) > 0, some.argmax(0) + 1, 0)]
+        return out
+
+    def _decode_objects(self, encoded, prompts, carry, rules, progress, should_stop, before=None) -> list[np.ndarray]:
+        """For each object logits (D, h, w) at the decoder's resolution."""
         with self._resting(encoded), self._answering(encoded.embeddings.adapters):
             logits: list[np.ndarray | None] = [None] * len(prompts)
             for group in _alike(prompts):
-                found = self._predict_alike(encoded, [prompts[i] for i in group], carry, rules, progress, should_stop)
+                asked = [prompts[i] for i in group]
+                shown = [before[i] if before else {} for i in group]
+                found = self._predict_alike(encoded, asked, carry, rules, progress, should_stop, shown)
                 for i, volume in zip(group, found, strict=True):
                     logits[i] = volume
-        out = []
-        for volume in logits:
-            source = encoded.letterbox.logits_to_source(torch.from_numpy(volume)[:, None])[:, 0].numpy()
-            out.append(encoded.turn.array_to_file(source))
-        return np.stack(out)
+        return logits
 
-    def _predict_alike(self, encoded, prompts, carry, rules, progress, should_stop) -> np.ndarray:
+    def predict_slices(
+        self, encoded: Encoded, prompt: ObjectPrompt, before: Mapping[int, np.ndarray] | None = None
+    ) -> dict[int, np.ndarray]:
+        """Masks of the slices that hold a click or a box, and of no other: what an interactive click costs.
+
+        Args:
+            prompt: in the file frame.
+            before: {slice of the source: (H, W) bool}, masks that the clicks on these slices correct.
+
+        Returns:
+            {slice of the source: (H, W) bool}; the frame is that of `encoded.turn.array_to_source(file_array)`.
+
+        Raises:
+            PromptError: no prompt, a prompt outside the scan, or background clicks with nothing to correct.
+        """
+        with self._resting(encoded), self._answering(encoded.embeddings.adapters):
+            text = None
+            if prompt.text:
+                if self.model.text_model is None:
+                    raise no_text_prompts()
+                text = load_text_encoder(self.model.text_model)([prompt.text])[0]
+            logits = self._decode_prompted(encoded, prompt, text, before or {})
+        to_source = encoded.letterbox.logits_to_source
+        return {z: to_source(torch.from_numpy(each)[None, None])[0, 0].numpy() > 0 for z, each in logits.items()}
+
+    def _decode_prompted(self, encoded, prompt, text, before) -> dict[int, np.ndarray]:
+        side = 4 * encoded.embeddings.shape[-1]
+        masks = {z: mask_as_prompt(mask, encoded.letterbox, side) for z, mask in before.items()}
+        return decode_prompted_slices(self.model, encoded, prompt, text, masks)
+
+    def _predict_alike(self, encoded, prompts, carry, rules, progress, should_stop, before) -> np.ndarray:
         """(n, D, h, w) logits of objects whose prompts are of one kind, so that they share the decoder's calls."""
         texts = None
         if prompts[0].text:
@@ -249,7 +334,7 @@ class MSAPredictor:
             if prompts[0].is_text_alone:
                 return decode_every_slice(self.model, encoded.embeddings, texts, progress, should_stop, self.text_rules)
         anchors = [
-            decode_prompted_slices(self.model, encoded, prompt, None if texts is None else texts[i])
+            self._decode_prompted(encoded, prompt, None if texts is None else texts[i], before[i])
             for i, prompt in enumerate(prompts)
         ]
         if not carry:
@@ -297,3 +382,25 @@ def _alike(prompts: Sequence[ObjectPrompt]) -> list[list[int]]:
     for i, prompt in enumerate(prompts):
         groups.setdefault((bool(prompt.text), prompt.is_text_alone), []).append(i)
     return list(groups.values())
+
+
+def _on_source_grid(
+    encoded: Encoded, logits: Sequence[np.ndarray], only_objects: bool = False
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(first, last, logits (n, last - first, H, W)) of all slices in turn, or only of those that show an object.
+
+    A slice without a logit above 0 has none after bilinear interpolation either.
+    """
+    to_source = encoded.letterbox.logits_to_source
+    height, width = encoded.letterbox.size_hw
+    bytes_a_slice = 4 * len(logits) * (height * width + encoded.letterbox.image_size**2)
+    step = max(1, _CHUNK_BYTES // bytes_a_slice)
+    for first in range(0, len(logits[0]), step):
+        some = [volume[first : first + step] for volume in logits]
+        if only_objects and not any((slices > 0).any() for slices in some):
+            continue
+        yield (
+            first,
+            first + len(some[0]),
+            np.stack([to_source(torch.from_numpy(s)[:, None])[:, 0].numpy() for s in some]),
+        )

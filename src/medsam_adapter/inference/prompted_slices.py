@@ -5,11 +5,13 @@ Shapes: D slices, n objects, h = w side of the decoder's masks, W width of a sen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 from medsam_adapter.data.geometry import Letterbox, Turn
@@ -67,18 +69,24 @@ class _SlicePrompt:
 
 @torch.no_grad()
 def decode_prompted_slices(
-    model, encoded: Encoded, prompt: ObjectPrompt, text: Tensor | None = None
+    model,
+    encoded: Encoded,
+    prompt: ObjectPrompt,
+    text: Tensor | None = None,
+    masks: Mapping[int, np.ndarray] | None = None,
 ) -> dict[int, np.ndarray]:
     """{slice of the source: logits (h, w)} for the slices of one object that hold a click or a box.
 
     Args:
         text: (W,), the embedding of the prompt's sentence, said beside each click and box.
+        masks: {slice: logits (h, w)} of a mask that the clicks correct; there a background click is enough.
 
     Raises:
         PromptError: no prompt, one outside the scan, or background clicks only.
     """
-    by_slice = _by_slice(encoded, prompt)
-    if not any(1 in entry.labels or entry.box is not None for entry in by_slice.values()) and text is None:
+    by_slice, masks = _by_slice(encoded, prompt), masks or {}
+    is_anchored = any(1 in entry.labels or entry.box is not None or z in masks for z, entry in by_slice.items())
+    if not is_anchored and text is None:
         raise PromptError("only background clicks", expected="a foreground click or a box", found="none")
     out, device = {}, encoded.embeddings.device
     for z, entry in by_slice.items():
@@ -89,6 +97,7 @@ def decode_prompted_slices(
             input_points=torch.tensor(np.stack(points), device=device)[None, None],
             input_labels=torch.tensor(entry.labels or [PADDING], device=device)[None, None],
             input_boxes=None if entry.box is None else torch.tensor(entry.box, device=device)[None, None],
+            input_masks=torch.tensor(masks[z], device=device)[None, None] if z in masks else None,
             input_texts=None if text is None else text.to(device)[None, None],
         )
         out[z] = logits[0, 0, 0].float().cpu().numpy()
@@ -142,6 +151,17 @@ def foreground_clicks(encoded: Encoded, prompt: ObjectPrompt, shape: tuple[int, 
     xy = (encoded.letterbox.points_to_model(xyz[:, :2]) + 0.5) / scale - 0.5
     zyx = np.stack([xyz[:, 2], xy[:, 1], xy[:, 0]], 1).round().astype(int)
     return np.clip(zyx, 0, np.array(shape) - 1)
+
+
+def mask_as_prompt(mask: np.ndarray, letterbox: Letterbox, side: int) -> np.ndarray:
+    """A mask (H, W) bool of a source slice as the logits (side, side) of a mask prompt.
+
+    Signed distances to its outline, clipped to 10, as training makes them of a neighbouring slice's mask.
+    """
+    framed = letterbox.masks_to_model(torch.from_numpy(np.ascontiguousarray(mask))[None, None].float())
+    shape = F.adaptive_avg_pool2d(framed, (side, side))[0, 0].numpy() > 0.5
+    distance = ndimage.distance_transform_edt(shape) - ndimage.distance_transform_edt(~shape)
+    return np.clip(2 * distance if shape.any() else np.full(shape.shape, -10.0), -10, 10).astype(np.float32)
 
 
 def _by_slice(encoded: Encoded, prompt: ObjectPrompt) -> dict[int, _SlicePrompt]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from medsam_adapter.adapters.switching import active_adapters
 from medsam_adapter.inference.feature_store import FeatureStore
+from medsam_adapter.inference.kept_chunks import KeptChunks
 
 
 @torch.no_grad()
@@ -88,7 +89,7 @@ class SliceEmbeddings:
         self.shape = (num_slices, vision.output_channels, grid, grid)
         self._slices_to_model = slices_to_model
         self._features = store.get(slices_to_model(0, num_slices)) if store else None
-        self._chunks: dict[int, Tensor] = {}
+        self._chunks = KeptChunks()
         self.adapters = active_adapters(model)
         self._lock = lock or threading.RLock()
         self._encoding = threading.Lock()
@@ -103,10 +104,10 @@ class SliceEmbeddings:
     def __getitem__(self, slices: slice | Sequence[int]) -> Tensor:
         """(n, C, g, g) of these slices."""
         indices = range(*slices.indices(len(self))) if isinstance(slices, slice) else [int(z) for z in slices]
+        numbers = dict.fromkeys(z // self.chunk_slices for z in indices)
         with self.in_front():
-            for number in dict.fromkeys(z // self.chunk_slices for z in indices):
-                self._encode(number)
-        return torch.stack([self._chunks[z // self.chunk_slices][z % self.chunk_slices] for z in indices])
+            chunks = {number: self._encoded(number) for number in numbers}
+        return torch.stack([chunks[z // self.chunk_slices][z % self.chunk_slices] for z in indices])
 
     @contextlib.contextmanager
     def in_front(self) -> Iterator[None]:
@@ -127,12 +128,12 @@ class SliceEmbeddings:
     @property
     def num_encoded(self) -> int:
         """Number of slices that are encoded by now."""
-        return sum(len(chunk) for chunk in list(self._chunks.values()))
+        return self._chunks.num_slices
 
     def encode_rest(self, near: int = 0, progress: Callable[[int, int], None] | None = None) -> None:
         """Encode what is missing, outwards from slice `near`; `progress` is called with (slices done, D)."""
         for number in self._outwards(near):
-            self._encode(number)
+            self._encoded(number)
             if progress:
                 progress(self.num_encoded, len(self))
 
@@ -163,14 +164,13 @@ class SliceEmbeddings:
         chunks = range(-(-len(self) // self.chunk_slices))
         return sorted(chunks, key=lambda number: abs(number - near // self.chunk_slices))
 
-    def _encode(self, number: int) -> None:
-        if number in self._chunks:
-            return
+    def _encoded(self, number: int) -> Tensor:
         with self._lock, self._encoding:
             if number not in self._chunks:
                 is_active = active_adapters(self.model) == self.adapters
                 with contextlib.nullcontext() if is_active else self.model.using_adapter(self.adapters):
                     self._chunks[number] = self._compute(number)
+            return self._chunks[number]
 
     def _encode_if_active(self, number: int) -> bool:
         """The same for the background, which never switches the model; False if others have done so."""

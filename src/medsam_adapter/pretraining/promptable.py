@@ -3,7 +3,7 @@
 One step: encode B scenes once; for each of P targets decode an opening prompt (click, several clicks, box, box and
 click, or a mask of the neighbouring slice), then a few rounds in which a simulated person corrects the largest error,
 the previous logits going in as mask prompt. The loss sums over rounds. Scene i is the same whatever the machine, so a
-resumed run goes on as if it had never stopped.
+resumed run goes on as if it had never stopped; of several processes each makes its part of a step's scenes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 from transformers import SamModel
@@ -28,6 +28,7 @@ from medsam_adapter.pretraining.backbone import BackboneConfig, build_backbone
 from medsam_adapter.pretraining.synthetic import make_scene
 from medsam_adapter.prompts.decode import decode_masks
 from medsam_adapter.prompts.simulate import PromptSet, correct, opening_prompts
+from medsam_adapter.training.processes import make_accelerator, refuse_sharding
 from medsam_adapter.training.recipe import load_yaml
 
 
@@ -77,10 +78,16 @@ def learning_rate(recipe: PromptableRecipe, step: int) -> float:
 
 
 class Scenes(IterableDataset):
-    """Batches of scenes from step `start` on: (pixel_values (B, 3, S, S), targets (B, P, S, S) bool)."""
+    """Batches of scenes from step `start` on: (pixel_values (B, 3, S, S), targets (B, P, S, S) bool).
 
-    def __init__(self, recipe: PromptableRecipe, start: int):
+    Args:
+        process_index, num_processes: which part of each step this process makes. Processes together see the scenes that
+            one would see with the batch of them all; its loading workers take turns.
+    """
+
+    def __init__(self, recipe: PromptableRecipe, start: int, process_index: int = 0, num_processes: int = 1):
         self.recipe, self.start = recipe, start
+        self.process_index, self.num_processes = process_index, num_processes
 
     def __iter__(self):
         worker = get_worker_info()
@@ -91,11 +98,13 @@ class Scenes(IterableDataset):
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         recipe = self.recipe
         hardest = min(1.0, max(0.0, (step - 150) / max(1, recipe.curriculum_steps - 150)))
-        first_seed = (recipe.seed * 1_000_003 + step) * recipe.batch_size
-        levels = hardest * np.random.default_rng((recipe.seed, step, 1)).uniform(size=recipe.batch_size) ** 0.6
+        size = recipe.batch_size * self.num_processes
+        first_seed = (recipe.seed * 1_000_003 + step) * size
+        levels = hardest * np.random.default_rng((recipe.seed, step, 1)).uniform(size=size) ** 0.6
+        mine = range(self.process_index * recipe.batch_size, (self.process_index + 1) * recipe.batch_size)
         scenes = [
-            make_scene(first_seed + i, recipe.backbone.image_size, float(level), recipe.prompts_per_scene)
-            for i, level in enumerate(levels)
+            make_scene(first_seed + i, recipe.backbone.image_size, float(levels[i]), recipe.prompts_per_scene)
+            for i in mine
         ]
         return torch.stack([s.pixel_values for s in scenes]), torch.stack([s.targets for s in scenes])
 
@@ -140,6 +149,17 @@ def prompt_loss(model: SamModel, pixel_values: Tensor, targets: Tensor, rng: np.
     return loss / rounds, first_dice, last_dice
 
 
+class _Promptable(nn.Module):
+    """`prompt_loss` as a module's forward: through DDP's own, else processes drift apart."""
+
+    def __init__(self, model: SamModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor, targets: Tensor, seed: tuple[int, ...], max_corrections: int):
+        return prompt_loss(self.model, pixel_values, targets, np.random.default_rng(seed), max_corrections)
+
+
 def pretrain_promptable(recipe: PromptableRecipe, output: Path, resume: bool = False, stop_after: int | None = None):
     """Train a backbone and write it to `output` as a `SamModel` folder with `recipe.json` and `log.jsonl`.
 
@@ -147,7 +167,10 @@ def pretrain_promptable(recipe: PromptableRecipe, output: Path, resume: bool = F
         output: run folder; its `checkpoint.pt` lets `resume=True` go on.
         stop_after: end this session after so many steps (the checkpoint is written), for training in stages.
     """
-    accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
+    # A step may do without a kind of prompt, and so without its weights.
+    kinds = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = make_accelerator(recipe.mixed_precision, kwargs_handlers=[kinds])
+    refuse_sharding(accelerator, "msa pretrain promptable")
     torch.manual_seed(recipe.seed)
     model = build_backbone(recipe.backbone)
     if (
@@ -167,11 +190,13 @@ def pretrain_promptable(recipe: PromptableRecipe, output: Path, resume: bool = F
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
-    (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
-    model, optimizer = accelerator.prepare(model, optimizer)
+    is_main = accelerator.is_main_process
+    if is_main:
+        (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
+    objective, optimizer = accelerator.prepare(_Promptable(model), optimizer)
     end = min(recipe.steps, start + stop_after) if stop_after else recipe.steps
     loader = DataLoader(
-        Scenes(recipe, start),
+        Scenes(recipe, start, accelerator.process_index, accelerator.num_processes),
         batch_size=None,
         num_workers=recipe.workers,
         prefetch_factor=4 if recipe.workers else None,
@@ -179,14 +204,15 @@ def pretrain_promptable(recipe: PromptableRecipe, output: Path, resume: bool = F
     window, began = [], time.perf_counter()
     model.train()
     done = start
-    progress = tqdm(zip(range(start, end), loader, strict=False), initial=start, total=end, unit="step", mininterval=5)
+    steps = zip(range(start, end), loader, strict=False)
+    progress = tqdm(steps, initial=start, total=end, unit="step", mininterval=5, disable=not is_main)
     for step, (pixel_values, targets) in progress:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step)
-        rng = np.random.default_rng((recipe.seed, step))
+        device = accelerator.device
         with accelerator.autocast():
-            loss, first, last = prompt_loss(
-                model, pixel_values.to(accelerator.device), targets.to(accelerator.device), rng, recipe.max_corrections
+            loss, first, last = objective(
+                pixel_values.to(device), targets.to(device), (recipe.seed, step), recipe.max_corrections
             )
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss became {loss.item()} at step {step}")
@@ -206,17 +232,17 @@ def pretrain_promptable(recipe: PromptableRecipe, output: Path, resume: bool = F
                 "learning_rate": round(learning_rate(recipe, step), 7),
                 "seconds": round(time.perf_counter() - began, 1),
             }
-            with (output / "log.jsonl").open("a") as log:
-                log.write(json.dumps(row) + "\n")
+            if is_main:
+                with (output / "log.jsonl").open("a") as log:
+                    log.write(json.dumps(row) + "\n")
             progress.set_postfix(loss=row["loss"], first=row["dice_first"], last=row["dice_last"], refresh=False)
             window = []
-        if done % recipe.checkpoint_every == 0 or done == end:
-            plain_model = accelerator.unwrap_model(model)
-            state = {"model": plain_model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
+        if is_main and (done % recipe.checkpoint_every == 0 or done == end):
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
             torch.save(state, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").rename(checkpoint)
-    if done == recipe.steps:
-        export_backbone(accelerator.unwrap_model(model), output)
+    if is_main and done == recipe.steps:
+        export_backbone(model, output)
 
 
 def export_backbone(model: SamModel, folder: Path) -> None:

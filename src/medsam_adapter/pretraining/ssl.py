@@ -34,7 +34,15 @@ from medsam_adapter.pretraining.ssl_model import open_start, save_result
 from medsam_adapter.pretraining.ssl_recipe import SslRecipe, check_ssl_recipe
 from medsam_adapter.pretraining.stay import Stay
 from medsam_adapter.pretraining.tokens import embed_patches
-from medsam_adapter.training.checkpoint import load_checkpoint, restore_weights, save_checkpoint, trainable_state
+from medsam_adapter.training.checkpoint import (
+    clear_checkpoints,
+    load_checkpoint,
+    restore_weights,
+    save_checkpoint,
+    trainable_state,
+)
+from medsam_adapter.training.interruption import Signals, interrupted
+from medsam_adapter.training.processes import make_accelerator, refuse_sharding
 from medsam_adapter.training.run_folder import versions
 
 OBJECTIVES = ("emix", "shed", "mae", "stay")
@@ -101,7 +109,7 @@ def pretrain_ssl(
     """Train an encoder, or adapters in it, and write it to `output` with recipe, versions, log and checkpoint.
 
     Args:
-        output: run folder; its `checkpoint.pt` lets `resume` go on. With train: encoder it opens as a `SamModel`, with
+        output: run folder; its `checkpoints/` let `resume` go on. With train: encoder it opens as a `SamModel`, with
             train: adapters as an `MSAModel`.
         stop_after: end this session after so many steps (the checkpoint is written).
 
@@ -110,7 +118,8 @@ def pretrain_ssl(
         MSAError: a loss that is not a number; the batch's pictures are in the text.
     """
     check_ssl_recipe(recipe)
-    accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
+    accelerator = make_accelerator(recipe.mixed_precision)
+    refuse_sharding(accelerator, "msa pretrain ssl")
     return _Run(recipe, Path(output), accelerator, show_progress).fit(resume, stop_after)
 
 
@@ -134,13 +143,16 @@ class _Run:
             lr=recipe.learning_rate,
         )
         self.step, self.seconds, self.skipped, self.start_check, self.last_check = 0, 0.0, {}, {}, {}
+        self.rows: list[dict[str, float]] = []  # losses of the steps that are not logged yet
 
     def fit(self, resume: bool, stop_after: int | None) -> SslResult:
         recipe, accelerator = self.recipe, self.accelerator
-        state = load_checkpoint(self.folder) if resume else None
+        state = load_checkpoint(self.folder, tqdm.write) if resume else None
         held = self._held_pictures()
         if self.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if not state:
+                clear_checkpoints(self.folder)
             (self.folder / "recipe.yaml").write_text(recipe.to_yaml())
             (self.folder / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n")
         wrapped, optimizer = accelerator.prepare(self.objective, self.optimizer)
@@ -151,27 +163,31 @@ class _Run:
             self._check(held)
         began = time.perf_counter() - self.seconds
         end = min(recipe.steps, self.step + stop_after) if stop_after else recipe.steps
-        rows: list[dict[str, float]] = []
         wrapped.train()
         loader = self._loader(end)
-        with tqdm(total=end, initial=self.step, unit="step", disable=not self.show_progress) as bar:
+        bar = tqdm(total=end, initial=self.step, unit="step", disable=not self.show_progress)
+        with Signals(self.is_main, accelerator.num_processes == 1) as signals, bar:
             for batch in loader:
                 if isinstance(batch, Exception):
                     raise batch
-                rows.append(self._train_step(batch, wrapped, optimizer))
+                self.rows.append(self._train_step(batch, wrapped, optimizer))
                 self.step = batch["step"] + 1
                 self.seconds = time.perf_counter() - began
-                bar.set_postfix({name: f"{value:.3f}" for name, value in rows[-1].items()}, refresh=False)
+                bar.set_postfix({name: f"{value:.3f}" for name, value in self.rows[-1].items()}, refresh=False)
                 bar.update()
                 is_last = self.step == recipe.steps
                 is_checkpoint = self.step % recipe.checkpoint_every == 0 or self.step == end
                 if self.step % recipe.log_every == 0 or is_checkpoint:
-                    self._log_losses(rows, optimizer)
-                    rows = []
+                    self._log_losses(self.rows, optimizer)
+                    self.rows = []
                 if held and (self.step % recipe.check_every == 0 or is_last):
                     self._check(held)
-                if is_checkpoint:
+                stopped = signals.agreed(accelerator)
+                if is_checkpoint or stopped:
                     self._checkpoint(optimizer)
+                if stopped and self.step != end:
+                    place, command = f"step {self.step} of {recipe.steps}", "msa pretrain ssl FOLDER -o FOLDER --resume"
+                    raise interrupted(stopped, self.folder, place, command)
         return SslResult(self.folder, self.step, len(self.skipped), self.last_check, self.seconds)
 
     def _mixture(self, steps: int, seed: int, augment: bool, **parts) -> Mixture:
@@ -261,7 +277,7 @@ class _Run:
             state = {
                 "model": trainable_state(self.objective), "optimizer": optimizer.state_dict(), "step": self.step,
                 "seconds": self.seconds, "skipped": list(self.skipped.values()), "start_check": self.start_check,
-                "last_check": self.last_check,
+                "last_check": self.last_check, "rows": self.rows,
             }  # fmt: skip
             if self.accelerator.scaler is not None:
                 state["scaler"] = self.accelerator.scaler.state_dict()
@@ -269,7 +285,7 @@ class _Run:
                 lines = "".join(json.dumps(row) + "\n" for row in self.skipped.values())
                 (self.folder / "skipped.jsonl").write_text(lines)
             save_result(self.model, self.folder, self.recipe)
-            save_checkpoint(self.folder, state)  # last: who finds it finds all the rest
+            save_checkpoint(self.folder, state, self.step)  # last: who finds it finds all the rest
         self.accelerator.wait_for_everyone()
 
     def _restore(self, state: dict, optimizer) -> None:
@@ -279,6 +295,7 @@ class _Run:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.start_check, self.last_check = state["start_check"], state["last_check"]
+        self.rows = state.get("rows", [])
         self.skipped = {row["name"]: row for row in state["skipped"]}
 
 

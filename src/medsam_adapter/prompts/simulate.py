@@ -6,6 +6,7 @@ Masks are at the decoder's resolution (n, h, w), prompts in the model frame: a m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,7 +87,12 @@ def to_model_frame(xy: np.ndarray, stride: int) -> np.ndarray:
 
 
 def opening_prompts(
-    targets: np.ndarray, stride: int, rng: np.random.Generator, kind: str | None = None, texts: Tensor | None = None
+    targets: np.ndarray,
+    stride: int,
+    rng: np.random.Generator,
+    kind: str | None = None,
+    texts: Tensor | None = None,
+    own: Sequence[np.random.Generator] | None = None,
 ) -> PromptSet:
     """The first prompt of each target, all of one kind, since one decoder call has one form.
 
@@ -95,6 +101,7 @@ def opening_prompts(
         stride: model-frame pixels to a mask pixel.
         kind: a field of `PromptMix`; drawn from the default mix if None.
         texts: (n, W), for the kinds with a sentence: its embedding for each target.
+        own: a generator for each target, so that its prompt does not depend on the others; `rng` for all if None.
     """
     kind = kind or PromptMix().draw(rng)
     count = {"clicks": int(rng.integers(2, 11)), "box": 0, "box_75": 0, "box_50": 0, "text": 0}.get(kind, 1)
@@ -102,6 +109,7 @@ def opening_prompts(
     boxes = np.zeros((len(targets), 4), np.float32) if kind.startswith("box") else None
     masks = np.zeros(targets.shape, np.float32) if kind == "neighbour" else None
     for i, target in enumerate(targets):
+        drawer = rng if own is None else own[i]
         if not target.any():
             if count:
                 middle = (target.shape[1] // 2, target.shape[0] // 2)
@@ -110,15 +118,15 @@ def opening_prompts(
                 boxes[i] = 0, 0, *to_model_frame(np.array(target.shape[::-1]) - 1, stride)
             continue
         if kind == "neighbour":
-            masks[i], shape = neighbour_mask(target, rng)
+            masks[i], shape = neighbour_mask(target, drawer)
             points[i, 0], labels[i, 0] = to_model_frame(interior_point(shape), stride), FOREGROUND
         elif count:
-            drawn = [random_point(target, rng) for _ in range(count)]
-            if rng.random() < 0.3:
+            drawn = [random_point(target, drawer) for _ in range(count)]
+            if drawer.random() < 0.3:
                 drawn[0] = interior_point(target)
             points[i], labels[i] = to_model_frame(drawn, stride), FOREGROUND
         if boxes is not None:
-            boxes[i] = to_model_frame(_box(target, kind, rng), stride)
+            boxes[i] = to_model_frame(_box(target, kind, drawer), stride)
     if boxes is not None and not count:
         points, labels = np.zeros((len(targets), 1, 2), np.float32), np.full((len(targets), 1), PADDING)
     return PromptSet(points, labels, boxes, masks, texts if kind in SPOKEN else None)

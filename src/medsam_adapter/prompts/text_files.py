@@ -28,6 +28,7 @@ from typing import Any
 
 import yaml
 
+from ..data.plain_yaml import read_yaml
 from ..errors import DataError
 from .text_names import plain_name, sentence_key
 
@@ -117,7 +118,7 @@ def read_file(file: Path) -> tuple[list[Entry], list[Entry]]:
         DataError: the file is no YAML, lacks a region or targets, or has an unknown key or an entry of another type.
     """
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+        content = read_yaml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError(
             "cannot be read as a text bank", file=file, expected="YAML in UTF-8", found=" ".join(str(error).split())
@@ -198,14 +199,3 @@ def _texts(content: Mapping[str, Any], key: str, file: Path, where: str) -> tupl
                 found=repr(text),
             )
     return tuple(" ".join(text.split()) for text in texts)
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """PyYAML lets the last of two equal keys win, and the sentences under the first would be lost in silence."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"{key!r} stands twice in the mapping at line {node.start_mark.line + 1}")
-        return super().construct_mapping(node, deep)

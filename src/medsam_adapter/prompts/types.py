@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
+from typing import Any
+
+_LENGTHS = {"points": 3, "boxes": 6}
 
 
 @dataclass
@@ -28,3 +32,21 @@ class ObjectPrompt:
     def to_json(self) -> dict:
         """Plain lists, to be stored beside results."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> ObjectPrompt:
+        """The way back of `to_json`; the prompt may be empty.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: what is no prompt.
+        """
+        places = {key: [tuple(float(number) for number in place) for place in content.get(key, ())] for key in _LENGTHS}
+        for key, length in _LENGTHS.items():
+            if any(len(place) != length for place in places[key]):
+                raise ValueError(f"{key} of other than {length} numbers")
+            if not all(math.isfinite(number) for place in places[key] for number in place):
+                raise ValueError(f"{key} that are nowhere")
+        labels = [int(label) for label in content.get("labels", ())]
+        if len(labels) != len(places["points"]) or not set(labels) <= {0, 1}:
+            raise ValueError("labels other than 0 or 1 for each point")
+        return cls(places["points"], labels, places["boxes"], str(content.get("text", "")))

@@ -20,9 +20,12 @@ from medsam_adapter.data.loader import collate, wanted_targets
 from medsam_adapter.data.patches import PatchDataset, load_patch_cases
 from medsam_adapter.data.patches_augment import PatchAugmentation
 from medsam_adapter.data.sample import Case
+from medsam_adapter.errors import RecipeError
 from medsam_adapter.evaluation.evaluate import evaluate
 from medsam_adapter.evaluation.results import EvaluationResult
 from medsam_adapter.processing_msa import MSAProcessor
+from medsam_adapter.training.global_batches import shared_loader
+from medsam_adapter.training.processes import num_processes, refuse_sharding, sum_over_processes
 from medsam_adapter.training.recipe import Recipe
 from medsam_adapter.training.setup import TrainingData
 
@@ -36,6 +39,7 @@ class NetworkTask:
 
     def __init__(self, recipe: Recipe, data: TrainingData, accelerator: Accelerator, show_progress: bool):
         self.recipe, self.data, self.accelerator, self.show_progress = recipe, data, accelerator, show_progress
+        refuse_sharding(accelerator, f"model.method: {recipe.model.method}")
         self.baseline: Baseline = get_baseline(recipe.model.method, recipe.model.size)
         targets = wanted_targets(data.dataset, recipe.data.targets)
         with tqdm(total=len(data.train), desc="planning", unit="case", disable=not show_progress) as bar:
@@ -49,7 +53,7 @@ class NetworkTask:
 
     def objective(self) -> torch.nn.Module:
         """Called with a batch, a seed and the share of the training that is done."""
-        return _PatchObjective(self.baseline, self.model)
+        return _PatchObjective(self.baseline, self.model, self.accelerator.process_index)
 
     def loader(self) -> DataLoader:
         """Read the training cases onto the plan's grid and cut patches from them."""
@@ -58,13 +62,19 @@ class NetworkTask:
             cases = load_patch_cases(data.dataset, data.train, self.plan, lambda done, total: bar.update())
         augmentation = PatchAugmentation(self.plan, recipe.data.flip) if recipe.data.augment else None
         patches = PatchDataset(cases, self.plan, recipe.data.samples_per_case, augmentation, recipe.run.seed)
-        return DataLoader(
-            patches, min(self.plan.batch_size, len(patches)), shuffle=True, collate_fn=collate, drop_last=True,
-            num_workers=recipe.data.workers,
+        each = len(patches) // self.accelerator.num_processes
+        if not each:
+            raise RecipeError(
+                "there are more processes than patches in an epoch", expected=f"at most {len(patches)} processes",
+                found=str(self.accelerator.num_processes), hint="raise data.samples_per_case, or use fewer processes",
+            )  # fmt: skip
+        return shared_loader(
+            patches, min(self.plan.batch_size, each), recipe.run.seed, self.accelerator, collate, recipe.data.workers,
+            drop_last=True,
         )  # fmt: skip
 
     def evaluate(self, cases: Sequence[Case]) -> EvaluationResult:
-        """The network as it is now."""
+        """The network as it is now; each process asks of its share of the cases."""
         return evaluate(
             self._predictor(),
             self.data.dataset,
@@ -72,10 +82,14 @@ class NetworkTask:
             model_name=self.recipe.name,
             protocol=self.recipe.run.validate_prompts,  # which says of which cases and targets it is asked
             targets=self.recipe.data.targets,
+            share_cases=True,
         )
 
-    def save(self, folder: Path) -> None:
-        """Write weights, plan and how scans are shown."""
+    def whole_state(self) -> None:
+        """Each process has all weights."""
+
+    def save(self, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
+        """Write weights, plan and how scans are shown; `state` is of no use here (see `PromptedTask.save`)."""
         self._predictor().save_pretrained(folder)
 
     def _predictor(self) -> NetworkPredictor:
@@ -88,10 +102,16 @@ class NetworkTask:
 class _PatchObjective(torch.nn.Module):
     """The baseline's loss as a module that holds the network, so that devices and processes are Accelerate's matter."""
 
-    def __init__(self, baseline: Baseline, network: torch.nn.Module):
+    def __init__(self, baseline: Baseline, network: torch.nn.Module, process_index: int):
         super().__init__()
-        self.baseline, self.network = baseline, network
+        self.baseline, self.network, self.process_index = baseline, network, process_index
 
     def forward(self, batch: dict[str, Any], seed: tuple[int, ...], progress: float) -> dict[str, torch.Tensor]:
-        generator = torch.Generator().manual_seed(int(np.random.default_rng(seed).integers(2**31)))
-        return {"loss": self.baseline.loss(self.network, batch["image"], batch["targets"], generator)}
+        """Several processes draw from seeds of their own and learn the mean of their losses, each of its own patches:
+        Dice over a batch is no sum that could be taken apart."""
+        drawn = np.random.default_rng((*seed, 1 + self.process_index)).integers(2**31)
+        generator = torch.Generator().manual_seed(int(drawn))
+        loss = self.baseline.loss(self.network, batch["image"], batch["targets"], generator)
+        if num_processes() > 1:  # all see the same value, so that all stop where it is not a number
+            loss = loss + (sum_over_processes(loss) / num_processes() - loss).detach()
+        return {"loss": loss}

@@ -19,8 +19,10 @@ from medsam_adapter.evaluation.protocol import check_protocol
 from medsam_adapter.evaluation.results import EvaluationResult
 from medsam_adapter.hub.card import write_card
 from medsam_adapter.inference.predictor import MSAPredictor
-from medsam_adapter.training.methods import check_run_folder, chunk_slices
+from medsam_adapter.training.global_batches import shared_loader
+from medsam_adapter.training.methods import WHOLE, check_run_folder, chunk_slices
 from medsam_adapter.training.objective import PromptedObjective
+from medsam_adapter.training.processes import is_sharded, name_wrapped_blocks, whole_weights
 from medsam_adapter.training.recipe import Recipe
 from medsam_adapter.training.setup import (
     TrainingData,
@@ -30,6 +32,7 @@ from medsam_adapter.training.setup import (
     open_feature_store,
     prepare_for_training,
 )
+from medsam_adapter.training.sharded import whole
 
 
 class PromptedTask:
@@ -56,7 +59,12 @@ class PromptedTask:
 
     def objective(self) -> torch.nn.Module:
         """Called with a batch, a seed and the share of the training that is done."""
-        return _PromptedBatch(PromptedObjective(self.model, self.recipe.prompts, self.recipe.loss))
+        # Made here, as it moves the model to its device: once FSDP has sharded it, that would leave the optimiser with
+        # tensors that the model no longer has.
+        self._predictor = MSAPredictor(self.model, self.processor, self.accelerator.device, self.store)
+        self._objective = _PromptedBatch(PromptedObjective(self.model, self.recipe.prompts, self.recipe.loss))
+        name_wrapped_blocks(self.accelerator, self.model)
+        return self._objective
 
     def loader(self) -> DataLoader:
         """Read the training cases and cut samples from them."""
@@ -88,8 +96,8 @@ class PromptedTask:
             self.texts,
             recipe.text.anywhere,
         )
-        return DataLoader(
-            dataset, recipe.optim.batch_size, shuffle=True, collate_fn=collate, num_workers=recipe.data.workers
+        return shared_loader(
+            dataset, recipe.optim.batch_size, recipe.run.seed, self.accelerator, collate, recipe.data.workers
         )
 
     def _keep_features(self, cases: list[PreparedCase]) -> None:
@@ -105,21 +113,41 @@ class PromptedTask:
                     bar.update(len(pixels))
 
     def evaluate(self, cases: Sequence[Case]) -> EvaluationResult:
-        """The model as it is now, by `run.validate_prompts`."""
+        """The model as it is now, by `run.validate_prompts`; each process asks of its share of the cases."""
         recipe = self.recipe
-        return evaluate(
-            MSAPredictor(self.model, self.processor, self.accelerator.device, self.store),
-            self.data.dataset,
-            cases,
-            model_name=recipe.name,
-            protocol=recipe.run.validate_prompts,
-            bank=recipe.text.bank,
-            targets=recipe.data.targets,
-        )
+        self.model.eval()
+        with whole_weights(self.accelerator, self._objective):
+            return evaluate(
+                self._predictor,
+                self.data.dataset,
+                cases,
+                model_name=recipe.name,
+                protocol=recipe.run.validate_prompts,
+                bank=recipe.text.bank,
+                targets=recipe.data.targets,
+                share_cases=True,
+            )
 
-    def save(self, folder: Path) -> None:
-        """Write model, processor and card; best.json is there already."""
-        self.model.save_pretrained(folder)
+    def whole_state(self) -> dict[str, torch.Tensor] | None:
+        """What is saved, gathered from all processes, which must all ask; None where each has all of it."""
+        if not is_sharded(self.accelerator):
+            return None
+        is_all, gathered, found = self.recipe.model.method in WHOLE, {}, {}
+        for name, tensor in self.model.state_dict(keep_vars=True).items():
+            # PEFT writes the few weights of a prompt encoder that has an adapter, trained or not.
+            if is_all or tensor.requires_grad or name.startswith("prompt_encoder.") or ".modules_to_save." in name:
+                if id(tensor) not in gathered:  # tied weights stay one tensor
+                    gathered[id(tensor)] = whole(tensor.detach()).cpu()
+                found[name] = gathered[id(tensor)]
+        return found
+
+    def save(self, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
+        """Write model, processor and card; best.json is there already.
+
+        Args:
+            state: what `whole_state` gave.
+        """
+        self.model.save_pretrained(folder, **({} if state is None else {"state_dict": state}))
         self.processor.save_pretrained(folder)
         write_card(folder)
 
@@ -134,5 +162,5 @@ class _PromptedBatch(torch.nn.Module):
     def forward(self, batch: dict[str, Any], seed: tuple[int, ...], progress: float) -> dict[str, torch.Tensor]:
         return self.objective(
             batch.get("pixel_values"), batch["targets"], batch["slice_mask"], seed, batch.get("frozen"),
-            batch.get("texts"), batch.get("text_targets"), progress,
+            batch.get("texts"), batch.get("text_targets"), progress, batch["sample"], batch["counts"],
         )  # fmt: skip

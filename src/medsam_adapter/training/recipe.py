@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from typing import Any
 import yaml
 
 from medsam_adapter.baselines.names import BASELINES
+from medsam_adapter.data.plain_yaml import read_yaml
 from medsam_adapter.errors import RecipeError
 from medsam_adapter.prompts.simulate import PromptMix
 
@@ -194,6 +196,10 @@ class RunSection:
     """Prompts that choose the best checkpoint: 1-point, box, text, ..."""
     checkpoint_every: int = 1
     """Epochs between checkpoints."""
+    checkpoint_every_steps: int | None = None
+    """Steps between further checkpoints within an epoch; none if empty."""
+    keep_checkpoints: int = 2
+    """How many checkpoints are kept, the newest; with one there is none to fall back on."""
     tracker: str = "none"
     """none, tensorboard, trackio or wandb."""
 
@@ -250,9 +256,10 @@ def load_yaml(cls: type, path: str | Path, overrides: Sequence[str] = ()) -> Any
             "there is no such recipe", file=file, expected="a YAML file", hint="hub_configs/ holds examples"
         )
     try:
-        values = yaml.safe_load(file.read_text()) or {}
-    except yaml.YAMLError as error:
+        values = read_yaml(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RecipeError("the recipe is not YAML", file=file, found=str(error).replace("\n", " ")) from error
+    values = {} if values is None else values
     if not isinstance(values, dict):
         raise RecipeError(
             "the recipe is not a table", file=file, expected="section: {key: value}", found=str(values)[:80]
@@ -280,6 +287,9 @@ def _check(recipe: Recipe, file) -> None:
         ("data.samples_per_case", recipe.data.samples_per_case, 1, 10**6),
         ("data.chunk_slices", 1 if recipe.data.chunk_slices is None else recipe.data.chunk_slices, 1, 10**6),
         ("optim.gradient_accumulation", recipe.optim.gradient_accumulation, 1, 10**6),
+        ("run.checkpoint_every", recipe.run.checkpoint_every, 1, 10**6),
+        ("run.checkpoint_every_steps", recipe.run.checkpoint_every_steps or 1, 1, 10**9),
+        ("run.keep_checkpoints", recipe.run.keep_checkpoints, 1, 1000),
         ("prompts.correction_probability", recipe.prompts.correction_probability, 0, 1),
         ("prompts.correction_ramp", recipe.prompts.correction_ramp, 0, 1),
         *((f"text.{name}", getattr(recipe.text, name), 0, 1) for name in ("elsewhere", "union", "absent", "anywhere")),
@@ -333,7 +343,7 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
                 raise RecipeError(f"--{key} has no value", expected=f"--{key} VALUE")
             value = rest.pop(0)
         try:
-            pairs.append((key.replace("-", "_"), yaml.safe_load(value)))
+            pairs.append((key.replace("-", "_"), read_yaml(value)))
         except yaml.YAMLError as error:
             raise RecipeError(
                 f"the value of --{key} is not YAML", expected="text, a number or [a, list]", found=value,
@@ -371,25 +381,26 @@ def _fill(cls: type, values: dict[str, Any], where: str, file) -> Any:
 def _convert(value: Any, hint: Any, name: str, file) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
-            raise RecipeError(f"{name} is a section", file=file, expected="key: value pairs", found=repr(value))
+            raise RecipeError(f"{name} is a section", file=file, expected="key: value pairs", found=repr(value)[:200])
         return _fill(hint, value, f"{name}.", file)
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
         kind = typing.get_origin(option) or option
         if value is None and option is type(None):
             return None
-        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
-        if kind is float and isinstance(value, str):  # YAML reads 1e-3 as text
+        if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
             try:
-                return float(value)
-            except ValueError:
+                number = float(value)  # YAML reads 1e-3 as text
+            except (ValueError, OverflowError):
                 continue
+            if math.isfinite(number):
+                return number
+            continue
         if kind is str and isinstance(value, bool):  # YAML reads a bare no as false
             return "yes" if value else "no"
         if kind is list and isinstance(value, list):
-            return value
+            return [_convert(item, each, name, file) for item in value for each in typing.get_args(option)]
         if isinstance(value, kind) and not (kind is int and isinstance(value, bool)) and kind is not type(None):
             return value
     expected = " or ".join(getattr(o, "__name__", str(o)).replace("NoneType", "empty") for o in options)
-    raise RecipeError(f"{name} has a value of the wrong type", file=file, expected=expected, found=repr(value))
+    raise RecipeError(f"{name} has a value of the wrong type", file=file, expected=expected, found=repr(value)[:200])

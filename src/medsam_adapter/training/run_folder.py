@@ -2,7 +2,7 @@
 
 `config.json`, `adapter_config.json`, `adapter_model.safetensors` (all weights, as `model.safetensors`, where SAM's own
 are trained), `preprocessor_config.json`, `README.md` (the card), `recipe.yaml` as resolved, `data.json` (what was known
-of the data set), `versions.json`, `split.json`, `metrics.jsonl`; and `checkpoint.pt`, which is not for the Hub.
+of the data set), `versions.json`, `split.json`, `metrics.jsonl`; and `checkpoints/`, which are not for the Hub.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import torch
 from medsam_adapter.data.layouts import LAYOUTS, Dataset
 from medsam_adapter.data.splits import Split
 from medsam_adapter.training.recipe import Recipe
+from medsam_adapter.training.writing import naming_write_errors, write_text
 
+METRICS = "metrics.jsonl"
 PACKAGES = ("medsam-adapter", "torch", "transformers", "peft", "accelerate", "monai", "numpy", "nibabel")
 
 
@@ -63,23 +65,35 @@ def data_facts(dataset: Dataset, split: Split) -> dict[str, Any]:
 
 
 def start_run(folder: Path, recipe: Recipe, dataset: Dataset, split: Split) -> None:
-    """Make the folder and write what is known before the first step."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(recipe.to_yaml())
-    (folder / "data.json").write_text(json.dumps(data_facts(dataset, split), indent=1, ensure_ascii=False) + "\n")
-    facts = versions() | {"hardware": hardware()}
-    (folder / "versions.json").write_text(json.dumps(facts, indent=1) + "\n")
+    """Make the folder and write what is known before the first step.
+
+    Raises:
+        OutputError: a full disk, or a place that cannot be written to.
+    """
+    with naming_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "recipe.yaml", recipe.to_yaml())
+    write_text(folder / "data.json", json.dumps(data_facts(dataset, split), indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / "versions.json", json.dumps(versions() | {"hardware": hardware()}, indent=1) + "\n")
 
 
 def log_metrics(folder: Path, row: dict[str, Any]) -> None:
-    """Append a line to metrics.jsonl."""
-    with (folder / "metrics.jsonl").open("a") as file:
+    """Append a line to metrics.jsonl. Raises OutputError as `start_run`."""
+    with naming_write_errors(folder / METRICS), (folder / METRICS).open("a") as file:
         file.write(json.dumps(row) + "\n")
 
 
 def truncate_metrics(folder: Path, epoch: int) -> None:
-    """Drop lines of epochs that a resumed run will write again."""
-    file = folder / "metrics.jsonl"
+    """Drop lines of epochs that a resumed run will write again, and what a full disk or a kill left of one."""
+    file = folder / METRICS
     if file.exists():
-        kept = [line for line in file.read_text().splitlines() if json.loads(line)["epoch"] <= epoch]
-        file.write_text("".join(line + "\n" for line in kept))
+        lines = file.read_text().splitlines()
+        write_text(file, "".join(line + "\n" for line in lines if 0 < _epoch_of(line) <= epoch))
+
+
+def _epoch_of(line: str) -> int:
+    """0 for half a line."""
+    try:
+        return json.loads(line)["epoch"]
+    except (ValueError, KeyError, TypeError):
+        return 0

@@ -7,12 +7,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from medsam_adapter.data.layouts.base import Dataset
 from medsam_adapter.data.layouts.raters import majority
 from medsam_adapter.data.loader import PromptedDataset, load_cases, prepare_case, wanted_targets
-from medsam_adapter.data.sample import Case
+from medsam_adapter.data.sample import Case, Sample, Scan
 from medsam_adapter.errors import DataError
 from medsam_adapter.processing_msa import MSAProcessor
 
@@ -112,3 +113,45 @@ def test_channels_reach_the_model_as_colours(brains):
     sample.labels, sample.targets = np.ones((6, 5, 4), np.uint8), {"all": (1,)}
     made = prepare_case(sample, MSAProcessor(image_size=16, intensity="window", window_hu=[0, 4])).image
     assert made.shape == (6, 3, 16, 16) and made.amax((0, 2, 3)).tolist() == [0, 64, 128]
+
+
+# -- targets that are tiny, or vanish ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", [(0, 0, 0), (1, 63, 41), (2, 150, 298)])
+def test_a_single_voxel_of_a_large_picture_keeps_a_pixel(at):
+    """Nearest-neighbour resizing to a fifth leaves out most voxels."""
+    labels = np.zeros((3, 151, 299), np.uint8)
+    labels[at] = 4
+    sample = Sample("a", Scan(np.zeros(labels.shape, np.float32)), labels, {4: "spot"}, {"spot": (4,)})
+    case = prepare_case(sample, MSAProcessor(image_size=60, intensity="unit"))
+    (found,) = np.argwhere(case.labels.numpy() == 4)
+    assert found[0] == at[0] and np.abs(found[1:] - np.array(at[1:]) * 60 / 299).max() < 1.2
+    assert case.targets == [(4,)]
+    item = PromptedDataset([case], MSAProcessor(image_size=60, intensity="unit"), 3, 15, 2)[0]
+    assert (item["targets"] > 0.5).sum((0, 2, 3)).tolist() == [1, 1]  # one pixel of each of two prompts
+
+
+def test_only_objects_that_would_vanish_are_filled_up():
+    dataset = PromptedDataset([], MSAProcessor(image_size=16, intensity="unit"), 1, 4, 2)
+    masks = torch.zeros(2, 3, 16, 16)
+    masks[0, 0, 0, 0] = masks[1, 0, 4, 4] = masks[1, 0, 4, 5] = 1  # a voxel, and two
+    masks[0, 1, :4, :4] = masks[1, 1, 8, 8] = 1  # a full pixel, and a voxel elsewhere
+    got = dataset._to_mask_size(masks)
+    assert got[0, 0, 0, 0] == 0.5 and got[1, 0, 1, 1] == 1 and got[:, 0].sum() == 1.5
+    assert got[0, 1, 0, 0] == 1 and got[1, 1, 2, 2] == 1 / 16
+    assert got[:, 2].sum() == 0
+
+
+def test_an_augmentation_that_loses_the_only_target_is_not_made():
+    labels = np.zeros((2, 16, 16), np.uint8)
+    labels[0, 4, 4] = 1
+    sample = Sample("a", Scan(np.zeros(labels.shape, np.float32)), labels, {1: "spot"}, {"spot": (1,)})
+    processor = MSAProcessor(image_size=16, intensity="unit")
+    case = prepare_case(sample, processor)
+    for lost in (True, False):
+        moved = torch.zeros_like(case.labels) if lost else case.labels.roll(3, 2)
+        move = lambda image, labels, seed, to=moved: (image, to)  # noqa: E731
+        made = PromptedDataset([case], processor, 2, 16, 1, augmentation=move)
+        expected = case.labels if lost else moved
+        assert torch.equal(made[0]["targets"][:, 0], (expected == 1).float())

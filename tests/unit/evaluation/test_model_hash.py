@@ -15,7 +15,8 @@ def test_a_shipped_backbone_has_the_hash_of_its_file():
 
 def test_a_run_has_that_of_its_adapter_alone(tmp_path):
     (tmp_path / "adapter_model.safetensors").write_bytes(b"adapter")
-    (tmp_path / "checkpoint.pt").write_bytes(b"optimiser")
+    (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-00000001" / "weights.safetensors").write_bytes(b"those of a step")
     (tmp_path / "model.safetensors").write_bytes(b"base")
     assert model_sha256(tmp_path) == hashlib.sha256(b"adapter").hexdigest()
 

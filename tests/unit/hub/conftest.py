@@ -52,7 +52,9 @@ def make_run(randomise, tmp_path):
         rows = [{"epoch": 1, "seconds": 1800.0}, {"epoch": 2, "seconds": 3600.0}, {"epoch": 3, "seconds": 5400.0}]
         (folder / "recipe.yaml").write_text(recipe.to_yaml())
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (folder / "checkpoint.pt").write_bytes(b"optimizer state")
+        for file in ("checkpoint.pt", "checkpoints/step-00000009/weights.safetensors", "nonfinite/batch_0.safetensors"):
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_bytes(b"optimizer state")
         for file, content in {
             "best": {"epoch": 2, "val_dice": val_dice},
             "versions": {"python": "3.11.7", "torch": "2.13.0", "hardware": "2 CPU cores (Test)"},

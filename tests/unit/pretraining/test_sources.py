@@ -715,6 +715,19 @@ def test_processes_of_a_stream_in_a_mixture_count_their_own_draws(tmp_path, cach
     assert not set(seen[0]) & set(seen[1]) and all(len(names) == len(set(names)) for names in seen)
 
 
+def test_each_process_has_its_part_whatever_its_loading_workers(tmp_path, cache):
+    """Free access with two workers, a stream with one: the batches without workers, and no example in two processes."""
+    root = parquet(tmp_path / "shards", shards=2, rows=20)
+    for make_sources, workers in ((lambda: [Numbers("a", 64)], 2), (lambda: [stream(root, buffer=4)], 1)):
+        seen = []
+        for process in (0, 1):
+            make = dict(process_index=process, num_processes=2, batch_size=2, steps=5)
+            alone = batches(mixture(make_sources(), **make))
+            assert_same(batches(mixture(make_sources(), **make), workers=workers), alone)
+            seen.append({name for batch in alone for name in batch["names"]})
+        assert len(seen[0]) == len(seen[1]) == 10 and not seen[0] & seen[1]
+
+
 def test_a_stream_takes_one_worker_at_most(tmp_path, cache):
     with pytest.raises(DataError, match="cannot be shared among loading workers"):
         batches(mixture([stream(parquet(tmp_path / "shards"))]), workers=2)

@@ -18,6 +18,7 @@ from medsam_adapter.data.phantom import write_phantom_dataset
 from medsam_adapter.errors import CheckpointError, RecipeError
 from medsam_adapter.frozen_features import has_frozen_embeddings, num_frozen_blocks
 from medsam_adapter.training import loop
+from medsam_adapter.training.checkpoint import load_checkpoint
 from medsam_adapter.training.methods import LORA_TARGETS, chunk_slices, make_lora_config, make_trainable, starting_point
 from medsam_adapter.training.objective import PromptedObjective
 from medsam_adapter.training.recipe import LossSection, PromptSection, make_recipe
@@ -251,7 +252,7 @@ def test_a_run_opens_with_all_it_knows(runs, method):
         "README.md",
         "recipe.yaml",
         "best.json",
-        "checkpoint.pt",
+        "checkpoints",
     }
     weights = {"adapter_model.safetensors"} if method == "lora" else {"model.safetensors"}
     assert {name for name in names if name.endswith(".safetensors")} == weights
@@ -295,9 +296,9 @@ def test_resume_goes_on_exactly(tiny_base, phantoms, runs, tmp_path, monkeypatch
     folder = tmp_path / "stopped"
     original = loop._Run._checkpoint
 
-    def stop_after_one(self, epochs_done, *rest):
-        original(self, epochs_done, *rest)
-        if epochs_done == 1:
+    def stop_after_one(self, *args):
+        original(self, *args)
+        if self.progress.epochs_done == 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -305,7 +306,7 @@ def test_resume_goes_on_exactly(tiny_base, phantoms, runs, tmp_path, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             loop.train(recipe(tiny_base, method, phantoms, folder), show_progress=False)
     loop.train(recipe(tiny_base, method, phantoms, folder), resume=True, show_progress=False)
-    whole, resumed = (torch.load(f / "checkpoint.pt", weights_only=True)["model"] for f in (runs[method], folder))
+    whole, resumed = (load_checkpoint(f)["model"] for f in (runs[method], folder))
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[k], resumed[k]) for k in whole)
 
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import DataError
+from ..ceiling import refuse_bytes
 from ..kinds import one_line
 from ..sample import Scan
 from .planes import Plane, affine_of, planes_of, sorted_planes
-from .series import image_headers
+from .series import damage_told, image_bytes, image_headers
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -60,7 +61,13 @@ def read_dicom(path: Path, series: str | None = None, channel: int | None = None
             slice missing, two in one place, other sizes or orientations, a tilted gantry), no pixels, or a damaged
             file.
     """
+    with damage_told(path):
+        return _read(path, series, channel)
+
+
+def _read(path: Path, series: str | None, channel: int | None) -> DicomScan:
     headers = image_headers(path, series)
+    refuse_bytes(path, sum(map(image_bytes, headers)))
     planes = [plane for each in headers for plane in planes_of(each)]
     _refuse_mixed_kinds(headers, path)
     if len(headers) == 1 and len(planes) > 1 and not any(plane.is_placed for plane in planes):
@@ -168,7 +175,8 @@ def _rescaled(stored: np.ndarray, plane: Plane, header: Dataset) -> np.ndarray:
         slope = -slope
     if (slope, intercept) == (1, 0):
         return stored
-    if stored.dtype.kind not in "iu" or slope != int(slope) or intercept != int(intercept):
+    is_whole = slope == int(slope) and intercept == int(intercept) and max(abs(slope), abs(intercept)) < 2**31
+    if stored.dtype.kind not in "iu" or not is_whole:
         return (stored.astype(np.float64) * slope + intercept).astype(np.float32)
     values = stored.astype(np.int64) * int(slope) + int(intercept)
     low, high = int(values.min()), int(values.max())

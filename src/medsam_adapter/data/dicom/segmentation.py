@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...errors import DataError
+from ..ceiling import refuse_bytes
 from ..kinds import missing_package, one_line
 from ..sample import Scan
 from .planes import PLACE_TOLERANCE_MM, Plane, affine_of, planes_of, spacing_between_slices
+from .series import damage_told
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -37,6 +40,11 @@ def read_segmentation(path: Path, like: Scan | None = None) -> tuple[np.ndarray,
         DataError: damaged, fractions instead of a binary mask, segments that overlap, frames that do not lie on the
             grid of `like` (to a tenth of a voxel, at most 0.1 mm) or reach beyond it.
     """
+    with damage_told(path):
+        return _read(path, like)
+
+
+def _read(path: Path, like: Scan | None) -> tuple[np.ndarray, np.ndarray | None]:
     highdicom = import_highdicom(path)
     try:
         from pydicom.pixels import pixel_array
@@ -62,8 +70,17 @@ def read_segmentation(path: Path, like: Scan | None = None) -> tuple[np.ndarray,
             found="FRACTIONAL",
             hint="export it as BINARY",
         )
+    if kind not in ("BINARY", "LABELMAP"):
+        raise DataError("is a segmentation of no known type", file=path, expected="BINARY or LABELMAP", found=kind)
     numbers = [None] * len(stored) if kind == "LABELMAP" else _segment_numbers(seg)
+    _refuse_numbers([number for number in numbers if number is not None], path)
     planes = planes_of(seg)
+    if len({plane.is_placed for plane in planes}) > 1 or not len(planes) == len(stored) == len(numbers):
+        raise DataError(
+            "says of some frames what they are, and not of others", file=path,
+            expected="a place and a segment for each frame", found=f"{len(stored)} frames, {len(numbers)} segments",
+            hint="the header is damaged: export the file again",
+        )  # fmt: skip
     if not planes[0].is_placed:
         labels = np.zeros((1, *stored.shape[1:]), np.min_scalar_type(MAX_SEGMENTS))
         if like is not None and like.shape_zyx != labels.shape:
@@ -80,6 +97,7 @@ def read_segmentation(path: Path, like: Scan | None = None) -> tuple[np.ndarray,
             found=f"{like.path or 'a scan'} without one",
             hint="give the DICOM series, or the NIfTI file made of it, as the image",
         )
+    refuse_bytes(path, 2 * math.prod(shape))
     labels = np.zeros(shape, np.min_scalar_type(MAX_SEGMENTS))
     for plane, frame, number in zip(planes, stored, numbers, strict=True):
         where = _voxels_of(plane, frame, affine, shape)
@@ -96,6 +114,15 @@ def _segment_numbers(seg: Dataset) -> list[int]:
         int((groups.get("SegmentIdentificationSequence") or shared)[0].ReferencedSegmentNumber)
         for groups in seg.PerFrameFunctionalGroupsSequence
     ]
+
+
+def _refuse_numbers(numbers: list[int], path: Path) -> None:
+    wrong = [number for number in numbers if not 1 <= number <= MAX_SEGMENTS]
+    if wrong:
+        raise DataError(
+            "has frames of a segment that cannot be", file=path, expected=f"segments from 1 to {MAX_SEGMENTS}",
+            found=str(wrong[0]), hint="the header is damaged: export the file again",
+        )  # fmt: skip
 
 
 def _own_grid(planes: list[Plane], frame_shape: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int, int]]:

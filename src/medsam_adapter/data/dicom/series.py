@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import DataError
+from ..ceiling import ceiling_bytes, refuse_bytes
 from ..kinds import has_dicom_preamble, has_suffix, is_dicom_folder, missing_package, one_line
 
 if TYPE_CHECKING:
@@ -70,11 +73,12 @@ def image_headers(path: Path, series: str | None = None) -> list[Dataset]:
 
 def segmentation_file(path: Path) -> Path | None:
     """The file itself if it is a DICOM SEG, or the one such file of a folder without images; None for anything else."""
-    if path.is_file():
-        return path if sop_class(header(path)) in SEGMENTATION_CLASSES else None
-    headers = _headers_in(path)
-    found = [Path(each.filename) for each in headers if sop_class(each) in SEGMENTATION_CLASSES]
-    return found[0] if len(found) == 1 and not any(map(is_image, headers)) else None
+    with damage_told(path):
+        if path.is_file():
+            return path if sop_class(header(path)) in SEGMENTATION_CLASSES else None
+        headers = _headers_in(path)
+        found = [Path(each.filename) for each in headers if sop_class(each) in SEGMENTATION_CLASSES]
+        return found[0] if len(found) == 1 and not any(map(is_image, headers)) else None
 
 
 def header(path: Path) -> Dataset:
@@ -83,9 +87,23 @@ def header(path: Path) -> Dataset:
         from pydicom import dcmread
     except ImportError as error:
         raise missing_package("pydicom", path) from error
+    with damage_told(path):
+        refuse_bytes(path, _deflated_bytes(path, ceiling_bytes()))
+        read = dcmread(path, stop_before_pixels=True)
+        if int(read.get("NumberOfFrames") or 1) < 1:
+            raise ValueError(f"NumberOfFrames is {read.NumberOfFrames}")
+        refuse_bytes(path, image_bytes(read))
+        return read
+
+
+@contextmanager
+def damage_told(path: Path) -> Iterator[None]:
+    """Makes a DataError of what pydicom raises: what the damage happens to cause, and often when a value is used."""
     try:
-        return dcmread(path, stop_before_pixels=True)
-    except Exception as error:  # pydicom raises what the damage happens to cause
+        yield
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
         raise DataError(
             "cannot be read as DICOM",
             file=path,
@@ -93,6 +111,48 @@ def header(path: Path) -> Dataset:
             found="0 bytes" if path.is_file() and not path.stat().st_size else one_line(error),
             hint="the file may be cut off or renamed: copy it again",
         ) from error
+
+
+def claimed_bytes(path: Path, limit: int) -> int:
+    """What the pixels of a file take, as its header says, or some number above `limit`; 0 if it cannot be read."""
+    from pydicom import dcmread
+
+    try:
+        count = _deflated_bytes(path, limit)
+        return count if count > limit else max(count, image_bytes(dcmread(path, stop_before_pixels=True)))
+    except Exception:  # pydicom raises what the damage happens to cause
+        return 0
+
+
+def image_bytes(header: Dataset) -> int:
+    """What the pixels of an image take when they are decoded, as its header says; 0 for what is no image.
+
+    Raises:
+        ValueError, TypeError, OverflowError: sizes that are no numbers.
+    """
+    count = max(1, (int(header.get("BitsAllocated") or 8) + 7) // 8)
+    for keyword, default in (("Rows", 0), ("Columns", 0), ("NumberOfFrames", 1), ("SamplesPerPixel", 1)):
+        count *= max(0, int(header.get(keyword) or default))
+    return count
+
+
+def _deflated_bytes(path: Path, limit: int) -> int:
+    """What a file with a deflated data set unpacks to, or some number above `limit`; 0 for all others."""
+    from pydicom.filereader import read_dataset, read_preamble
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    with path.open("rb") as file:
+        read_preamble(file, force=False)
+        # As pydicom does: the head ends where its elements end, and not where it says that it ends.
+        head = read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
+        if head.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            return 0
+        unpacker, count = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while count <= limit and (chunk := unpacker.unconsumed_tail or file.read(2**16)):
+            count += len(unpacker.decompress(chunk, 2**20))
+            if unpacker.eof:
+                break
+    return count
 
 
 def is_image(dataset: Dataset) -> bool:

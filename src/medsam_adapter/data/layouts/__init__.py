@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from ...errors import DataError
+from ..safe_names import refuse_unsafe_name
 from . import (
     acdc,
     amos22,
@@ -66,11 +67,12 @@ def open_dataset(
         channel: which channel of multi-channel images to take, by name or number; the layout's default if empty.
 
     Raises:
-        DataError: no such folder, unknown layout, or a folder that is not in the layout.
+        DataError: no such folder, unknown layout, a folder that is not in the layout, or a case id that cannot be part
+            of a file name.
     """
     address = re.match(r"hf:/+(.+)", str(path))
     if address:  # a Path has made one slash of two
-        return parquet.load(f"hf://{address[1]}", require_labels=require_labels)
+        return _with_safe_ids(parquet.load(f"hf://{address[1]}", require_labels=require_labels))
     root = Path(path)
     if not root.is_dir():
         raise DataError(
@@ -103,6 +105,13 @@ def open_dataset(
         )
     dataset = LAYOUTS[layout].load(root, require_labels=require_labels, channel=str(channel))
     dataset.layout = dataset.layout or layout
+    return _with_safe_ids(dataset)
+
+
+def _with_safe_ids(dataset: Dataset) -> Dataset:
+    """File names are made of case ids, and a data set may have been written by anybody."""
+    for case in dataset.cases:
+        refuse_unsafe_name(case.case_id, "case id", dataset.root)
     return dataset
 
 

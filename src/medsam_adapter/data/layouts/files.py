@@ -22,7 +22,7 @@ def read_json_object(path: Path) -> dict:
     """Raises DataError if the file is no JSON object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             "cannot be read as JSON", file=path, expected="a JSON object", found=str(error), hint="mend the file"
         ) from error

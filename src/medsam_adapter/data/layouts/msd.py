@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ...errors import DataError
 from ..io import stem
+from ..safe_names import inside
 from ..sample import Case
 from .base import Dataset
 from .files import image_files, read_json_object, some
@@ -118,6 +119,11 @@ def _label_names(content: dict, file: Path) -> dict[int, str]:
 
 def _msd_cases(root: Path, content: dict) -> list[Case]:
     cases = []
+    if not isinstance(content["training"], list):
+        raise DataError(
+            "has a training list that is none", file=root / "dataset.json", expected="[...]",
+            found=repr(content["training"])[:80],
+        )  # fmt: skip
     for number, entry in enumerate(content["training"]):
         entry = {"image": entry} if isinstance(entry, str) else entry
         if not isinstance(entry, dict) or "image" not in entry:
@@ -127,8 +133,9 @@ def _msd_cases(root: Path, content: dict) -> list[Case]:
                 expected='{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}',
                 found=repr(entry),
             )
-        label = root / entry["label"] if entry.get("label") else None
-        cases.append(Case(stem(entry["image"]), root / entry["image"], label, str(entry.get("patient", ""))))
+        image = inside(root, entry["image"], root / "dataset.json")
+        label = inside(root, entry["label"], root / "dataset.json") if entry.get("label") else None
+        cases.append(Case(stem(image), image, label, str(entry.get("patient", ""))))
     if not cases or not any(case.image.exists() for case in cases):
         raise DataError(
             "lists no image that is there",

@@ -131,7 +131,10 @@ def _load(file: Path) -> Any:
             hint="nothing was run. If you trust the file, save its state dictionary alone: "
             "torch.save(content['state_dict'], ...)",
         ) from error
-    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:
+    except (
+        RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OverflowError, zipfile.BadZipFile,
+        MemoryError, AssertionError,
+    ) as error:  # fmt: skip
         raise _unreadable(file, str(error)) from error
 
 

@@ -1,0 +1,476 @@
+"""What happens when something on the page is pressed: the visitor's workspace is changed, and the page shows it."""
+
+from __future__ import annotations
+
+import functools
+import html
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+
+from medsam_adapter.demo import comparing, saving
+from medsam_adapter.demo.examples import write_example
+from medsam_adapter.demo.page import BACKGROUND, VIEWS, WHOLE_VOLUME, Page
+from medsam_adapter.demo.rendering import MAX_SIDE, hex_colour
+from medsam_adapter.demo.viewer import EMPTY, slice_content
+from medsam_adapter.demo.visitors import Visitors
+from medsam_adapter.demo.volume_viewer import volume_content
+from medsam_adapter.demo.windows import MODALITIES, PRESETS, range_of, window_of
+from medsam_adapter.demo.workspace import Workspace
+from medsam_adapter.errors import MSAError
+
+Update = dict[Any, Any]
+_SIDE_VIEW = 360
+_POLL_SECONDS = 0.25
+
+
+class Events:
+    """Ties a page to its visitors.
+
+    Args:
+        examples_folder: where examples are made when they are first opened.
+    """
+
+    def __init__(self, page: Page, visitors: Visitors, examples_folder):
+        self.page, self.visitors, self.examples_folder = page, visitors, examples_folder
+
+    # -- what the page shows -------------------------------------------------------------------------------------------
+
+    def views(self, space: Workspace, *only: str) -> Update:
+        """The slices, all or some of them, and their sliders."""
+        page, update = self.page, {}
+        with space.scene:
+            names = plane_order(space)
+            for view in only or VIEWS:
+                name = names.get(view)
+                side = MAX_SIDE if view == "main" else _SIDE_VIEW
+                update[getattr(page, view)] = slice_content(space, name, side) if name else EMPTY
+                if name:
+                    count = space.planes[name].num_slices
+                    update[getattr(page, f"{view}_slice")] = gr.Slider(
+                        maximum=max(count, 2), value=space.at[name] + 1, label=f"{name} slice", visible=count > 1
+                    )
+        return update
+
+    def objects(self, space: Workspace) -> Update:
+        """The table of objects and the fields of the active one."""
+        page = self.page
+        with space.scene:
+            if not space.objects:
+                return {page.table: "", page.chosen: gr.Dropdown(choices=[], value=None)}
+            active = space.objects[space.active]
+            names = [f"{i}. {each.thing.name}" for i, each in enumerate(space.objects, 1)]
+            return {
+                page.table: objects_table(space),
+                page.chosen: gr.Dropdown(choices=names, value=names[space.active]),
+                page.name: active.thing.name,
+                page.colour: active.thing.colour,
+                page.visible: active.is_visible,
+            }
+
+    def say(self, text: str, is_error: bool = False, share: float | None = None) -> Update:
+        """The line under the picture."""
+        kind = "msa-status msa-error" if is_error else "msa-status"
+        bar = "" if share is None else f"<div class='msa-bar'><div style='width:{100 * share:.0f}%'></div></div>"
+        return {self.page.status: f"<div class='{kind}'>{html.escape(text)}{bar}</div>"}
+
+    def all(self, space: Workspace, text: str) -> Update:
+        """Everything that prompts change."""
+        return self.views(space) | self.objects(space) | self.say(text)
+
+    # -- wiring --------------------------------------------------------------------------------------------------------
+
+    def handle(self, act: Callable[..., Update | Iterator[Update]]) -> Callable:
+        """An event of Gradio: finds the visitor, and turns our errors into a sentence."""
+
+        def failed(space: Workspace, error: MSAError) -> Update:
+            return self.views(space) | self.objects(space) | self.say(str(error).replace("\n ", ";"), is_error=True)
+
+        def event(request: gr.Request, *inputs):
+            space = self.visitors.space(request.session_hash)
+            try:
+                done = act(space, *inputs)
+                for update in [done] if isinstance(done, dict) else done:
+                    yield update or gr.skip()
+            except MSAError as error:
+                yield failed(space, error)
+            except Exception:
+                if not space.is_closed:  # else the visitor left in the middle of it
+                    raise
+                yield gr.skip()
+
+        return event
+
+    def connect(self) -> None:
+        """Tie every component of the page to what it does."""
+        page = self.page
+        shown = [*self._outputs()]
+
+        def on(trigger, act, inputs=(), **settings) -> Any:
+            run = self.handle(act)
+
+            # Gradio gives parameters of these types what they ask for, and the inputs to the rest.
+            def plain(request: gr.Request, *values):
+                yield from run(request, *values)
+
+            def with_data(data: gr.EventData, request: gr.Request, *values):
+                yield from run(request, data._data, *values)
+
+            chosen = with_data if settings.pop("says", False) else plain
+            settings.setdefault("show_progress", "hidden")
+            settings.setdefault("api_visibility", "private")
+            settings.setdefault("concurrency_limit", 4)
+            return trigger(chosen, list(inputs), shown, **settings)
+
+        # A dropdown's `input` comes twice for one choice (Gradio 6.31), its `select` once.
+        on(page.file.upload, self.open_files, [page.file], show_progress="minimal", show_progress_on=page.main)
+        on(page.example.select, self.open_example, [page.example], show_progress="minimal", show_progress_on=page.main)
+        on(page.model.select, self.use_model, [page.model])
+        on(page.modality.select, self.set_modality, [page.modality])
+        on(page.preset.select, self.set_preset, [page.preset])
+        for slider in (page.low, page.high):
+            on(slider.input, self.set_window, [page.low, page.high], trigger_mode="always_last")
+        for part in (page.opacity, page.style):
+            on(part.input, self.set_look, [page.opacity, page.style], trigger_mode="always_last")
+        on(page.plane.input, self.set_plane, [page.plane])
+        for view in VIEWS:
+            viewer, slider = getattr(page, view), getattr(page, f"{view}_slice")
+            place = functools.partial(self.place, view)
+            on(viewer.place, place, [page.label, page.extent], says=True, trigger_mode="multiple")
+            box = functools.partial(self.box, view)
+            on(viewer.box, box, [page.extent], says=True, trigger_mode="multiple")
+            on(viewer.scroll, functools.partial(self.scroll, view), says=True, trigger_mode="multiple")
+            on(slider.input, functools.partial(self.go_to, view), [slider], trigger_mode="always_last")
+        on(page.carry.click, self.carry_on)
+        on(page.stop.click, self.stop, queue=False)
+        for trigger in (page.say.click, page.text.submit):
+            on(trigger, self.name_it, [page.text])
+        on(page.undo.click, self.undo)
+        on(page.redo.click, self.redo)
+        on(page.clear.click, self.clear)
+        on(page.add.click, self.add_object)
+        on(page.chosen.select, self.choose, [page.chosen])
+        on(page.name.blur, self.rename, [page.name])
+        on(page.name.submit, self.rename, [page.name])
+        on(page.colour.input, self.recolour, [page.colour], trigger_mode="always_last")
+        on(page.visible.input, self.set_visible, [page.visible])
+        on(page.timer.tick, self.tick)
+        on(page.save_mask.click, self.save("mask"))
+        on(page.save_seg.click, self.save("segmentation"))
+        on(page.save_picture.click, self.save("picture"))
+        on(page.save_session.click, self.save("session"))
+        on(page.show_solid.click, self.show_solid, show_progress="minimal", show_progress_on=page.solid)
+        on(page.reference.change, self.take_reference, [page.reference])
+        on(page.compare.click, self.compare, [page.left_model, page.right_model], show_progress="minimal",
+           show_progress_on=[page.left, page.right])  # fmt: skip
+
+    def _outputs(self) -> Iterator[Any]:
+        page = self.page
+        for view in VIEWS:
+            yield getattr(page, view)
+            yield getattr(page, f"{view}_slice")
+        yield from (
+            page.second_group, page.third_group, page.status, page.volume_row, page.text_row, page.table, page.chosen,
+            page.name, page.colour, page.visible, page.modality, page.preset, page.low, page.high, page.plane,
+            page.label, page.model, page.timer, page.saved, page.save_seg, page.solid, page.left, page.right,
+            page.scores, page.example, page.file, page.reference,
+        )  # fmt: skip
+
+    # -- the scan ------------------------------------------------------------------------------------------------------
+
+    def open_files(self, space: Workspace, files: list[str] | None) -> Update:
+        if not files:
+            return {}
+        space.open(files)
+        return {self.page.example: None} | self._opened(space)
+
+    def open_example(self, space: Workspace, name: str | None) -> Update:
+        if not name:
+            return {}
+        space.open([write_example(name, self.examples_folder)])
+        return {self.page.file: None} | self._opened(space)
+
+    def _opened(self, space: Workspace) -> Update:
+        note, page = "", self.page
+        try:
+            done, total = space.encode_ahead()
+            if space.models.is_for_ct(space.choice) and space.modality != "CT":
+                note = " The chosen model was trained on CT and sees this through a CT window."
+        except MSAError as error:  # such as a model for pictures and a CT: the scan is open all the same
+            note, done, total = f" {error.problem}.", 0, 0
+        with space.scene:
+            update = self._about_scan(space) | {page.timer: gr.Timer(active=done < total)}
+            return update | self.all(space, _sentence(space) + note)
+
+    def _about_scan(self, space: Workspace) -> Update:
+        """What of the page depends on the kind of scan."""
+        page, scan = self.page, space.opened()
+        is_volume = scan.is_volume
+        low, high = range_of(scan)
+        step = 1 if high - low > 20 else (high - low) / 200
+        many = [name for name, plane in space.planes.items() if plane.num_slices > 1]
+        return {
+            page.modality: space.modality,
+            page.preset: gr.Dropdown(choices=list(PRESETS[space.modality]), value=PRESETS[space.modality][0]),
+            page.low: gr.Slider(minimum=low, maximum=high, step=step, value=max(low, space.window[0])),
+            page.high: gr.Slider(minimum=low, maximum=high, step=step, value=min(high, space.window[1])),
+            page.volume_row: gr.Row(visible=is_volume),
+            page.second_group: gr.Group(visible=len(many) > 1),
+            page.third_group: gr.Group(visible=len(many) > 1),
+            page.plane: gr.Radio(visible=is_volume, value=space.main_plane),
+            page.save_seg: gr.Button(visible=bool(getattr(scan, "series", ""))),
+            page.reference: None, page.saved: gr.File(visible=False, value=None), page.scores: "", page.left: EMPTY,
+            page.right: EMPTY, page.solid: "{}",
+        }  # fmt: skip
+
+    def tick(self, space: Workspace) -> Update:
+        done, total = space.num_encoded()
+        if done >= total:
+            return {self.page.timer: gr.Timer(active=False)} | self.say(f"Ready: all {total} slices are encoded.")
+        return self.say(f"Encoding slice {done + 1} of {total}; clicks are answered meanwhile.", share=done / total)
+
+    def set_modality(self, space: Workspace, modality: str) -> Update:
+        space.modality = modality if modality in MODALITIES else space.modality
+        presets = list(PRESETS[space.modality])
+        return {self.page.preset: gr.Dropdown(choices=presets, value=presets[0])} | self.set_preset(space, presets[0])
+
+    def set_preset(self, space: Workspace, preset: str | None) -> Update:
+        if space.scan is None or not preset:
+            return {}
+        space.window = window_of(space.scan, preset)
+        low, high = range_of(space.scan)
+        sliders = {self.page.low: max(low, space.window[0]), self.page.high: min(high, space.window[1])}
+        return sliders | self.views(space)
+
+    def set_window(self, space: Workspace, low: float, high: float) -> Update:
+        if space.scan is None:
+            return {}
+        space.window = float(low), max(float(high), float(low) + 1e-3)
+        return {self.page.preset: None} | self.views(space)
+
+    def set_look(self, space: Workspace, opacity: float, style: str) -> Update:
+        space.opacity, space.style = float(opacity), style
+        return self.views(space)
+
+    def set_plane(self, space: Workspace, plane: str) -> Update:
+        space.main_plane = plane
+        return self.views(space)
+
+    def go_to(self, view: str, space: Workspace, number: float) -> Update:
+        name = plane_order(space).get(view)
+        if name is None:
+            return {}
+        space.go_to(name, int(number) - 1)
+        return {getattr(self.page, view): self.views(space, view)[getattr(self.page, view)]}
+
+    def scroll(self, view: str, space: Workspace, data: dict) -> Update:
+        name = plane_order(space).get(view)
+        if name is None:
+            return {}
+        space.go_to(name, space.at[name] + (1 if data.get("by", 0) > 0 else -1))
+        return self.views(space, view)
+
+    # -- prompts -------------------------------------------------------------------------------------------------------
+
+    def place(self, view: str, space: Workspace, data: dict, label: str, extent: str) -> Update | Iterator[Update]:
+        is_background = bool(data.get("background")) or label == BACKGROUND
+        began = time.perf_counter()
+        space.click(plane_order(space).get(view, ""), float(data["x"]), float(data["y"]), 0 if is_background else 1)
+        return self._answered(space, began, extent)
+
+    def box(self, view: str, space: Workspace, data: dict, extent: str) -> Update | Iterator[Update]:
+        began = time.perf_counter()
+        space.box(plane_order(space).get(view, ""), *(float(data[key]) for key in ("x0", "y0", "x1", "y1")))
+        return self._answered(space, began, extent)
+
+    def _answered(self, space: Workspace, began: float, extent: str) -> Update | Iterator[Update]:
+        if extent == WHOLE_VOLUME and space.opened().is_volume:
+            return self.carry_on(space)
+        milliseconds = 1000 * (time.perf_counter() - began)
+        each = space.objects[space.active]
+        hint = "" if each.mask.any() else " The mask is empty: try nearer to the middle, or a box."
+        carry = " Carry it on with Whole volume." if space.opened().is_volume and each.mask.any() else ""
+        return self.all(space, f"{each.thing.name}: answered in {milliseconds:.0f} ms.{hint}{carry}")
+
+    def name_it(self, space: Workspace, text: str) -> Update | Iterator[Update]:
+        began = time.perf_counter()
+        return self.carry_on(space) if space.say(text) else self._answered(space, began, "")
+
+    def carry_on(self, space: Workspace) -> Iterator[Update]:
+        total = space.opened().shape_zyx[0]
+        began = time.perf_counter()
+        outcome: dict[str, Any] = {}
+        yield from self._follow(
+            lambda show: outcome.update(is_whole=space.carry_on(show)), total, "following the object"
+        )
+        each = space.objects[space.active]
+        ended = "" if outcome["is_whole"] else " Stopped: what was reached is kept."
+        slices = int(each.mask.any((1, 2)).sum())
+        seconds = time.perf_counter() - began
+        yield self.all(space, f"{each.thing.name}: {slices} slices in {seconds:.1f} s.{ended} Correct it on any slice.")
+
+    def use_model(self, space: Workspace, choice: str) -> Iterator[Update]:
+        total = space.scan.shape_zyx[0] if space.scan is not None else 1
+        try:
+            yield from self._follow(lambda show: space.use_model(choice, show), total, f"asking {choice}")
+        except MSAError:
+            yield {self.page.model: space.choice}
+            raise
+        models = space.models
+        text = {self.page.text_row: gr.Row(visible=models.takes_text(choice))}
+        yield text | self.all(space, models.describe(choice) + " The prompts are the same.")
+
+    def _follow(self, work: Callable[[Callable[[int], None]], Any], total: int, what: str) -> Iterator[Update]:
+        """Do something long in a thread, and say how far it is."""
+        state: dict[str, Any] = {"done": 0}
+
+        def show(done: int) -> None:
+            state["done"] = done
+
+        def run() -> None:
+            try:
+                work(show)
+            except Exception as error:  # raised again in the visitor's own thread
+                state["error"] = error
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        began = time.perf_counter()
+        thread.join(_POLL_SECONDS)
+        while thread.is_alive():
+            share = min(1.0, state["done"] / max(total, 1))
+            passed = time.perf_counter() - began
+            left = f", about {passed / share - passed:.0f} s left" if share > 0.05 else ""
+            yield self.say(f"{what}: {100 * share:.0f} %{left}. Esc or Stop ends it.", share=share)
+            thread.join(_POLL_SECONDS)
+        if "error" in state:
+            raise state["error"]
+
+    def stop(self, space: Workspace) -> Update:
+        space.stop.set()
+        return {}
+
+    def undo(self, space: Workspace) -> Update:
+        return self._back(space, "Undone." if space.undo() else "There is nothing to undo.")
+
+    def redo(self, space: Workspace) -> Update:
+        return self._back(space, "Done again." if space.redo() else "There is nothing to redo.")
+
+    def _back(self, space: Workspace, text: str) -> Update:
+        row = {self.page.text_row: gr.Row(visible=space.models.takes_text(space.choice))}
+        return {self.page.model: space.choice} | row | self.all(space, text)
+
+    # -- objects -------------------------------------------------------------------------------------------------------
+
+    def clear(self, space: Workspace) -> Update:
+        space.clear()
+        return self.all(space, f"{space.objects[space.active].thing.name}: cleared.")
+
+    def add_object(self, space: Workspace) -> Update:
+        space.add_object()
+        return self.all(space, "A new object: click into it.")
+
+    def choose(self, space: Workspace, index: int) -> Update:
+        space.choose(int(index))
+        return self.views(space) | self.objects(space)
+
+    def rename(self, space: Workspace, name: str) -> Update:
+        if space.objects and name.strip():
+            space.objects[space.active].thing.name = name.strip()[:60]
+        return self.objects(space)
+
+    def recolour(self, space: Workspace, colour: str) -> Update:
+        if not space.objects:
+            return {}
+        try:
+            space.objects[space.active].thing.colour = hex_colour(colour)
+        except ValueError:
+            return {}
+        return self.views(space) | {self.page.table: objects_table(space)}
+
+    def set_visible(self, space: Workspace, visible: bool) -> Update:
+        if space.objects:
+            space.objects[space.active].is_visible = bool(visible)
+        return self.views(space) | self.objects(space)
+
+    # -- results -------------------------------------------------------------------------------------------------------
+
+    def save(self, kind: str) -> Callable[[Workspace], Update]:
+        def act(space: Workspace) -> Update:
+            if kind == "picture":
+                file = saving.save_picture(space, plane_order(space).get("main", ""))
+            else:
+                write = {
+                    "mask": saving.save_mask, "segmentation": saving.save_segmentation, "session": saving.save_session,
+                }[kind]  # fmt: skip
+                file = write(space)
+            return {self.page.saved: gr.File(value=str(file), visible=True)} | self.say(f"Saved {file.name}.")
+
+        return act
+
+    def show_solid(self, space: Workspace) -> Update:
+        return {self.page.solid: volume_content(space)} | self.say("Drag to turn, wheel to slice.")
+
+    def take_reference(self, space: Workspace, path: str | None) -> Update:
+        if space.scan is None:
+            return {}
+        comparing.read_reference(space, path)
+        return self.say("Reference taken." if path else "No reference.")
+
+    def compare(self, space: Workspace, left: str, right: str) -> Update:
+        space.opened()
+        sides, sentence = comparing.compare(space, (left, right), plane_order(space).get("main", ""))
+        return {
+            self.page.left: sides[0].content, self.page.right: sides[1].content,
+            self.page.scores: comparing.scores_table(sides, sentence),
+        } | self.say("Compared on the same prompts.")  # fmt: skip
+
+
+def _sentence(space: Workspace) -> str:
+    """What was opened."""
+    scan = space.opened()
+    size = " x ".join(str(size) for size in scan.shape_zyx[::-1][: 3 if scan.is_volume else 2])
+    spacing = " x ".join(f"{mm:.2g}" for mm in scan.spacing_mm[::-1])
+    unit = f"voxels of {spacing} mm" if scan.is_volume else "pixels"
+    return f"{space.scan_name}: {size} {unit}. Taken for {space.modality} ({space.reason})."
+
+
+def plane_order(space: Workspace) -> dict[str, str]:
+    """{view: the plane that it shows}: the chosen one large, the others beside it; of a picture its one plane."""
+    names = list(space.planes)
+    if space.main_plane in names:
+        names.remove(space.main_plane)
+        names.insert(0, space.main_plane)
+    return dict(zip(VIEWS, names, strict=False))
+
+
+def objects_table(space: Workspace) -> str:
+    """HTML: colour, name, volume and voxels of every object."""
+    voxel_ml = float(_product(space.opened().spacing_mm)) / 1000
+    is_volume, rows = space.opened().is_volume, []
+    for number, each in enumerate(space.objects):
+        kinds = " ".join(
+            name
+            for name, is_so in (("msa-active", number == space.active), ("msa-hidden", not each.is_visible))
+            if is_so
+        )
+        voxels = int(each.mask.sum())
+        volume = f"{voxels * voxel_ml:.1f}" if is_volume else ""
+        rows.append(
+            f"<tr class='{kinds}'><td><span class='msa-swatch' style='background:{each.thing.colour}'></span></td>"
+            f"<td>{html.escape(each.thing.name)}</td><td class='msa-number'>{volume}</td>"
+            f"<td class='msa-number'>{voxels:,}</td></tr>"
+        )
+    return (
+        f"<table class='msa-objects'><tr><th></th><th>object</th><th>ml</th><th>voxels</th></tr>{''.join(rows)}</table>"
+    )
+
+
+def _product(values) -> float:
+    out = 1.0
+    for value in values:
+        out *= value
+    return out
