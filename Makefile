@@ -16,7 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN
 CHECK_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-fast style quality docs screenshots clean distclean
+.PHONY: help install quickstart test test-fast style quality audit fresh coverage docs screenshots clean distclean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,17 @@ style: $(STAMP) ## Formats the code and mends what ruff can mend
 quality: $(STAMP) ## Checks format and lint, changes nothing
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
+
+audit: $(STAMP) ## Known vulnerabilities of the packages in .venv, where the network allows to ask
+	@$(BIN)/python .ci/audit.py
+
+fresh: ## The README's two commands in an empty folder with a new environment, from a clone of what is committed
+	.ci/fresh
+
+coverage: $(STAMP) ## All tests, and the lines of src/ that they run; below 90 % is an error
+	@$(BIN)/python -c 'import pytest_cov' 2>/dev/null || \
+		$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt pytest-cov
+	$(PYTEST) --cov=medsam_adapter --cov-report=term:skip-covered --cov-fail-under=90
 
 screenshots: $(STAMP) ## The pictures of the demo for the README, with the quickstart's adapter
 	test -d outputs/quickstart/msa-phantom || $(BIN)/msa quickstart

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from blobs import LPS, blob
-from miniatures.volumes import save_nifti
 
+from blobs import LPS, blob
 from medsam_adapter.adapters.config import MSAAdapterConfig
 from medsam_adapter.data.sample import Scan
 from medsam_adapter.demo.models import Models
@@ -21,6 +20,7 @@ from medsam_adapter.demo.workspace import Workspace
 from medsam_adapter.inference.predictor import MSAPredictor
 from medsam_adapter.modeling_msa import MSAModel
 from medsam_adapter.processing_msa import MSAProcessor
+from miniatures.volumes import save_nifti
 
 SHAPE_ZYX, SPACING_MM = (7, 40, 34), (3.0, 1.0, 1.25)
 _STD = 0.05
@@ -33,7 +33,9 @@ def adapted(randomise: Callable, seed: int = 1, **config: Any) -> MSAModel:
     return randomise(model, seed=seed, std=_STD).requires_grad_(False)
 
 
-def write_run(folder: Path, model: MSAModel, intensity: str | None = None, labels: dict[int, str] | None = None) -> Path:
+def write_run(
+    folder: Path, model: MSAModel, intensity: str | None = None, labels: dict[int, str] | None = None
+) -> Path:
     """A folder that `MSAPredictor.from_pretrained` and `load_adapter` open."""
     if labels:
         model.config.id2label = labels

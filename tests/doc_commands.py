@@ -71,11 +71,15 @@ def commands(block: Block) -> list[Command]:
 def check(command: Command) -> None:
     """Raises if a command could not run whatever the data: unknown options, recipe keys, targets, modules, extras."""
     words = list(command.words)
+    for option, value in zip(words, words[1:], strict=False):
+        assert option != "--config_file" or (ROOT / value).is_file(), f"there is no {value}"
     if "msa" in words[:6] and words[0] in ("srun", "accelerate"):
         words = words[words.index("msa") :]
     match words:
         case ["msa", *rest]:
             _check_msa(rest)
+        case ["accelerate", "launch", *rest] if "medsam_adapter.cli.main" in rest:
+            _check_msa(rest[rest.index("medsam_adapter.cli.main") + 1 :])
         case ["accelerate", "launch", *rest] | ["srun", *rest]:
             assert "train.py" in rest and (ROOT / "train.py").is_file()
             _check_msa(["train", *rest[rest.index("train.py") + 1 :]])

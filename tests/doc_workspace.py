@@ -13,7 +13,7 @@ from doc_pages import ROOT
 from medsam_adapter.data.phantom import write_phantom_dataset
 from miniatures import btcv, dicom, folder
 
-SHAPE_ZYX = (16, 72, 72)
+SHAPE_ZYX = (14, 64, 64)
 
 
 def write_workspace(root: Path) -> Path:
@@ -38,6 +38,7 @@ def _write_data(root: Path) -> None:
     scan = sorted((phantom / "imagesTr").glob("*.nii.gz"))[0]
     (root / "scan.nii.gz").write_bytes(scan.read_bytes())
     (root / "reference.nii.gz").write_bytes((phantom / "labelsTr" / scan.name).read_bytes())
+    _write_batch(root, scan)
     (root / "MY_SCANS").mkdir()
     (root / "MY_SCANS/scan.nii.gz").write_bytes(scan.read_bytes())
     rng = np.random.default_rng(0)
@@ -50,6 +51,15 @@ def _write_data(root: Path) -> None:
     dicom.series(root / "dicom_folder", values, spacing_mm=(3.0, 0.8, 0.8))
 
 
+def _write_batch(root: Path, scan: Path) -> None:
+    (root / "scans").mkdir()
+    for name in ("p1", "p2"):
+        (root / f"scans/{name}.nii.gz").write_bytes(scan.read_bytes())
+    (root / "MANIFEST.csv").write_text("case_id,image,output\np1,scans/p1.nii.gz,\n")
+    rows = ("case,object,x,y,z,label,text", "p1,liver,40,44,9,1,", "p2.nii.gz,liver,,,,,the liver")
+    (root / "prompts.csv").write_text("\n".join(rows) + "\n")
+
+
 def _write_runs(root: Path) -> None:
     _train(root, "assets/quickstart", "outputs/quickstart/msa-phantom", root / "FOLDER")
     for name in ("outputs/mine", "outputs/msa-hippocampus", "outputs/msa-phantom", "ORG/msa-hippocampus"):
@@ -59,6 +69,7 @@ def _write_runs(root: Path) -> None:
     (root / "outputs/msa-btcv").symlink_to(root / "ORG/msa-btcv")
     (root / "ORG/msa-amos22").symlink_to(root / "ORG/msa-btcv")
     _train(root, "msa-phantom-text", "outputs/msa-phantom-text", root / "FOLDER")
+    (root / "MODEL").symlink_to(root / "outputs/msa-phantom-text")
     assert nib.load(root / "scan.nii.gz").shape == SHAPE_ZYX[::-1]
 
 

@@ -19,10 +19,13 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "CHANGELOG.md": "changelog.md",
     "hub_configs/README.md": "recipes.md",
     "hub_configs/sam-tiny/README.md": "sam_tiny.md",
     "hub_configs/clip-tiny/README.md": "clip_tiny.md",
+    "hub_configs/accelerate/README.md": "accelerate.md",
+    "demos/README.md": "demo.md",
     "benchmarks/README.md": "benchmarks.md",
 }
 """File of the repository -> page of the site."""

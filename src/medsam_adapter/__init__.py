@@ -16,8 +16,10 @@ _WHERE = {
     "MSAOutput": "modeling_msa",
     "MSAPredictor": "inference.predictor",
     "MSAProcessor": "processing_msa",
+    "read_scan": "data.io",
     "register_peft_method": "adapters.tuner",
     "set_image_size": "image_size",
+    "write_mask": "data.mask_writing",
 }
 __all__ = sorted(_WHERE)
 

@@ -7,6 +7,8 @@ mend it) and 1 for everything else.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -87,6 +89,29 @@ class Interrupted(MSAError):
 
 class MergeNotSupportedError(MSAError, NotImplementedError):
     """MSA adapters have a non-linearity between their two projections, so no weight matrix equals base + adapter."""
+
+
+def did_you_mean(word: object, known: Iterable[str], otherwise: str | None = None, where: str = "") -> str | None:
+    """A hint for a mistyped word: the name that it is nearest to.
+
+    Args:
+        otherwise: the hint where no name is near.
+        where: put before the name, such as the section of a key.
+    """
+    near = difflib.get_close_matches(str(word), [str(name) for name in known], 1, 0.4)
+    return f"did you mean {where}{near[0]}?" if near else otherwise
+
+
+def near_path(path: str | Path, pattern: str, otherwise: str) -> str:
+    """A hint for a path that is not there: one like it among the folders beside it that hold a file.
+
+    Args:
+        pattern: of the file, such as "recipe.yaml".
+    """
+    path = Path(path)
+    parent = path.parent if path.parent.is_dir() else path.parent.parent
+    names = [str(found.parent) for found in sorted(parent.glob(f"*/{pattern}"))[:500]] if parent.is_dir() else []
+    return did_you_mean(path, names, otherwise) or otherwise
 
 
 def no_text_prompts() -> PromptError:

@@ -196,7 +196,7 @@ class MSAModel(SeveralAdapters, PushesToHub, SamModel):
                     "this is not a SAM",
                     file=name,
                     expected="a model of type sam or msa",
-                    found=config.model_type,
+                    found=str(getattr(config, "model_type", config)),
                     hint="take facebook/sam-vit-base, an MSA repo, or sam-tiny",
                 )
             if not isinstance(config, MSAConfig):
@@ -327,11 +327,11 @@ class MSAModel(SeveralAdapters, PushesToHub, SamModel):
             (B, C, g, g) or (B, D, C, g, g).
         """
         given = pixel_values if frozen is None else frozen
-        if given.ndim not in (4, 5):
+        if given is None or given.ndim not in (4, 5):
             raise PromptError(
                 "pixel_values has the wrong number of axes",
                 expected="(B, 3, H, W) or (B, D, 3, H, W)",
-                found=str(tuple(given.shape)),
+                found="none" if given is None else str(tuple(given.shape)),
                 hint="prepare images with MSAProcessor",
             )
         is_volume = given.ndim == 5

@@ -38,7 +38,7 @@ class MSAProcessor(BaseImageProcessor):
             (data.intensity); None is enough for 8-bit pictures only.
         window_hu: (low, high) for "window".
         orientation: where x, y and z of a volume with an affine point, e.g. "LPS" for axial slices; "file" leaves the
-            file's own axes.
+            file's own axes, and so does None.
         image_mean, image_std: normalisation of values in [0, 1], SAM's by default.
         text_model: name of the text model that sentences are embedded with; None takes no texts.
     """
@@ -51,7 +51,7 @@ class MSAProcessor(BaseImageProcessor):
         image_size: int = 1024,
         intensity: str | None = None,
         window_hu: Sequence[float] | None = None,
-        orientation: str = "LPS",
+        orientation: str | None = "LPS",
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
         text_model: str | None = None,
@@ -113,8 +113,8 @@ class MSAProcessor(BaseImageProcessor):
             data = data[..., 0] if data.ndim == 4 and data.shape[3] == 1 else data
             if data.ndim != 3:
                 raise _bad_shape(data.shape, "a NIfTI image of three axes")
-            spacing = tuple(float(v) for v in nib.affines.voxel_sizes(image.affine)[::-1])
-            return Scan(data.transpose(2, 1, 0), spacing, np.asarray(image.affine))
+            x_mm, y_mm, z_mm = (float(size) for size in nib.affines.voxel_sizes(image.affine))
+            return Scan(data.transpose(2, 1, 0), (z_mm, y_mm, x_mm), np.asarray(image.affine))
         array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
         is_colour = array.ndim >= 3 and array.shape[-1] == 3
         if array.ndim == 2:
@@ -139,7 +139,7 @@ class MSAProcessor(BaseImageProcessor):
     def turn_of(self, scan: Scan) -> Turn:
         """The turn from a scan's file frame to the source frame."""
         shape_ijk = scan.shape_zyx[::-1]
-        if scan.affine is None or self.orientation == "file":
+        if scan.affine is None or self.orientation is None or self.orientation == "file":
             return Turn.none(shape_ijk)
         return Turn.to_codes(scan.affine, shape_ijk, self.orientation)
 

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -33,6 +33,11 @@ from medsam_adapter.adapters.switching import (
 )
 from medsam_adapter.backbones import base_name, resolve_base
 from medsam_adapter.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import SamModel as _Model  # what this is mixed into
+else:
+    _Model = object
 
 
 @dataclass
@@ -68,7 +73,7 @@ def with_adapter(method: Callable) -> Callable:
     return call
 
 
-class SeveralAdapters:
+class SeveralAdapters(_Model):
     """Mixin of `MSAModel`, in front of transformers' `PeftAdapterMixin`."""
 
     @property
@@ -129,7 +134,8 @@ class SeveralAdapters:
         with warnings.catch_warnings():  # PEFT wonders whether a second adapter is wanted
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
             load_adapter_weights(self, at, adapter, name, **hub)
-        is_first, self._hf_peft_config_loaded = not self._hf_peft_config_loaded, True
+        is_first = not self._hf_peft_config_loaded
+        self._hf_peft_config_loaded = True
         self.loaded_adapters[name] = LoadedAdapter(
             at,
             hub,

@@ -209,7 +209,8 @@ def test_evaluate_refuses(refused, name):
     ("command", "said"),
     [
         (["evalute"], "No such command 'evalute'"),
-        (["predict", "sam-tiny"], "Missing argument"),
+        (["predict", "sam-tiny"], "Missing option '--output'"),
+        (["predict", "sam-tiny", "-o", "mask.png"], "MODEL and INPUT are needed"),
         (["predict", "a", "b", "-o", "c", "--points", "1,1"], "No such option: --points"),
         (["data", "check"], "Missing argument"),
         (["evaluate", "sam-tiny", "--seed", "one"], "--seed"),

@@ -21,14 +21,14 @@ from PIL import Image
 
 pytest.importorskip("gradio")
 
-from demo_server import Raw, client, file_data, serving  # noqa: E402
-from demo_setup import adapted  # noqa: E402
 from gradio_client import handle_file  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
-from miniatures.dicom import series  # noqa: E402
 
+from demo_server import Raw, client, file_data, serving  # noqa: E402
+from demo_setup import adapted  # noqa: E402
 from medsam_adapter.demo.uploads import Limits  # noqa: E402
 from medsam_adapter.inference.predictor import MSAPredictor  # noqa: E402
+from miniatures.dicom import series  # noqa: E402
 
 pytestmark = pytest.mark.slow
 MB = 2**20
@@ -246,7 +246,9 @@ PLAIN, TWO = picture("PNG"), "0 DICOM files and 2 images"
 upload("an empty archive", f"{HOLDS}.*0 DICOM files and 0 images")(archive())
 upload("an archive of texts", HOLDS)(archive(("a.txt", b"hello"), ("b.csv", b"1,2")))
 upload("an archive with two pictures", f"{HOLDS}.*{TWO}")(archive(("a.png", PLAIN), ("b.png", PLAIN)))
-upload("an archive in an archive", HOLDS)(lambda f: archive(("inner.zip", archive(("a.png", PLAIN))(f).read_bytes()))(f))
+upload("an archive in an archive", HOLDS)(
+    lambda f: archive(("inner.zip", archive(("a.png", PLAIN))(f).read_bytes()))(f)
+)
 upload("names that lead out", HOLDS)(
     archive(("../../evil.png", PLAIN), ("..\\..\\evil2.png", PLAIN), ("a/../../../evil3.png", PLAIN))
 )
@@ -256,7 +258,9 @@ upload("a link to a folder", "holds a link")(archive(link("a", "/"), ("a/b.png",
 upload("5000 members", "too many files.*40")(archive(*[(f"{n}.txt", b"") for n in range(5000)]))
 upload("an archive of droppings alone", HOLDS)(archive(("__MACOSX/._a.png", PLAIN), (".DS_Store", b"1")))
 upload("a zip bomb", "too much|too large")(lambda f: archive(("zeros.nii", bytes(BOMB_BYTES)))(f))
-upload("a bomb in pieces", "too much|too large")(lambda f: archive(*[(f"{n}.dcm", bytes(9 * MB)) for n in range(30)])(f))
+upload("a bomb in pieces", "too much|too large")(
+    lambda f: archive(*[(f"{n}.dcm", bytes(9 * MB)) for n in range(30)])(f)
+)
 upload("a picture that is none in an archive", "cannot be read as a picture")(archive(("a.png", b"hello")))
 put("an archive that is none", "no.zip", b"PK\x03\x04" + bytes(60), r"no\.zip")
 put("an archive without its end", "cut.zip", b"PK\x03\x04 and so on", r"cut\.zip")
@@ -282,7 +286,7 @@ def _(folder: Path) -> Path:
     return file
 
 
-@upload("a damaged member", r"scans\.zip|cannot be read")
+@upload("a damaged member", r"scans\.zip: is damaged")
 def _(folder: Path) -> Path:
     file = archive(("a.nii", nifti()))(folder)
     data = bytearray(file.read_bytes())
@@ -291,11 +295,11 @@ def _(folder: Path) -> Path:
     return file
 
 
-@upload("an unknown packing", r"scans\.zip|cannot be read")
+@upload("an unknown packing", r"scans\.zip: is damaged")
 def _(folder: Path) -> Path:
     file = archive(("a.png", PLAIN))(folder)
     data = bytearray(file.read_bytes())
-    data[8:10] = data[data.rindex(b"PK\x01\x02") + 10 :][:2] = struct.pack("<H", 77)
+    data[8:10] = struct.pack("<H", 77)
     at = data.rindex(b"PK\x01\x02") + 10
     data[at : at + 2] = struct.pack("<H", 77)
     file.write_bytes(bytes(data))
@@ -307,7 +311,9 @@ def _(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def demo(randomise, quiet, tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("server"), MSAPredictor(adapted(randomise), device="cpu"), limits=LIMITS) as demo:
+    with serving(
+        tmp_path_factory.mktemp("server"), MSAPredictor(adapted(randomise), device="cpu"), limits=LIMITS
+    ) as demo:
         yield demo
 
 
@@ -453,9 +459,13 @@ def test_what_is_right_is_opened(demo, tmp_path):
     (tmp_path / "b").mkdir()
     files = slices(tmp_path / "a")
     assert one.predict([handle_file(file) for file in files], api_name="/open")["shape_zyx"] == [4, 20, 18]
-    zipped = archive(*[(f"x/{file.name}", file.read_bytes()) for file in files], ("x/notes.txt", b"hello"))(tmp_path / "b")
+    zipped = archive(*[(f"x/{file.name}", file.read_bytes()) for file in files], ("x/notes.txt", b"hello"))(
+        tmp_path / "b"
+    )
     assert one.predict([handle_file(zipped)], api_name="/open")["shape_zyx"] == [4, 20, 18]
-    inside = archive(("deep/../../scan.nii.gz", gzip.compress(nifti())), ("__MACOSX/._scan.nii.gz", b"1"))(tmp_path / "b")
+    inside = archive(("deep/../../scan.nii.gz", gzip.compress(nifti())), ("__MACOSX/._scan.nii.gz", b"1"))(
+        tmp_path / "b"
+    )
     assert one.predict([handle_file(inside)], api_name="/open")["shape_zyx"] == [5, 18, 20]
     one.close()
     folders = [path.parent for path in unpacked(demo)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,9 @@ from medsam_adapter.training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "hub_configs" / "accelerate"
-TRAIN_CASES = 5  # a batch of 4, and one of a single sample: the second process has none of its own
+TRAIN_CASES = 5
+"""A batch of 4, and one of a single sample: the second process has none of its own. One more case to validate on, which
+leaves it without one, too."""
 
 
 def launch(config: str, *arguments, processes: int = 2) -> str:
@@ -40,9 +43,15 @@ def launch(config: str, *arguments, processes: int = 2) -> str:
         "--num_processes", str(processes), "--main_process_port", "0", *map(str, arguments),
     ]  # fmt: skip
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "MSA_DEBUG": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes) as started:
+        try:
+            said, errors = started.communicate(timeout=300)
+        except subprocess.TimeoutExpired:  # the processes wait for each other: none is left behind
+            os.killpg(started.pid, signal.SIGKILL)
+            raise
+    assert started.returncode == 0, errors[-4000:]
+    return said
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +67,8 @@ def fresh_accelerator():
 def make_recipe_file(tmp_path_factory):
     """make(name, batch size of a process) -> file of a recipe on phantoms."""
     root = tmp_path_factory.mktemp("runs")
-    data = write_phantom_dataset(root / "phantom", TRAIN_CASES + 2, shape_zyx=(12, 48, 48))
-    ids = [f"phantom_{number:03d}" for number in range(TRAIN_CASES + 2)]
+    data = write_phantom_dataset(root / "phantom", TRAIN_CASES + 1, shape_zyx=(12, 48, 48))
+    ids = [f"phantom_{number:03d}" for number in range(TRAIN_CASES + 1)]
     split = {"train": ids[:TRAIN_CASES], "val": ids[TRAIN_CASES:], "test": []}
     (root / "split.json").write_text(json.dumps(split))
 

@@ -34,8 +34,9 @@ NOT_RUN = {
     "hub_configs/clip-tiny/README.md": {"msa pretrain text": "two minutes"},
     "hub_configs/sam-tiny/README.md": {"msa pretrain promptable": "an hour"},
     "benchmarks/README.md": {"python -m benchmarks": "half an hour"},
+    "demos/README.md": {"python": "needs a server that runs"},
 }
-"""Commands of pages that say elsewhere how long they take: their first words, and why they are not run."""
+"""Pages whose text stays free of marks: first words of commands (or python, of its blocks), why they are not run."""
 
 ENDLESS = {"msa demo": "serves until Ctrl-C", "msa quickstart": "four minutes"}
 """Commands that are not run on any page."""
@@ -49,6 +50,10 @@ def reason_of(command: doc_commands.Command) -> str:
     said = " ".join(command.words)
     known = {**ENDLESS, **NOT_RUN.get(command.page, {})}
     return command.reason or next((why for start, why in known.items() if said.startswith(start)), "")
+
+
+def reason_of_python(block: Block) -> str:
+    return block.reason or NOT_RUN.get(block.page, {}).get("python", "")
 
 
 def all_commands(page: doc_pages.Page) -> list[doc_commands.Command]:
@@ -73,6 +78,7 @@ def test_the_commands_of_a_page_can_be_parsed(page):
 def test_the_reasons_are_about_commands_that_are_there():
     for name, known in NOT_RUN.items():
         said = [" ".join(command.words) for command in all_commands(doc_pages.Page(ROOT / name))]
+        said += [block.language for block in doc_pages.Page(ROOT / name).blocks]
         stale = [start for start in known if not any(words.startswith(start) for words in said)]
         assert not stale, (name, stale)
 
@@ -80,7 +86,7 @@ def test_the_reasons_are_about_commands_that_are_there():
 @every_page
 def test_python_that_is_not_run_names_what_exists(page):
     for block in page.blocks:
-        if block.language == "python" and block.reason:
+        if block.language == "python" and reason_of_python(block):
             _look_up(block)
 
 
@@ -143,7 +149,7 @@ def test_the_blocks_of_a_page_run(page, workspace, capsys):
 
     names: dict = {"__name__": "documentation"}
     for block in page.blocks:
-        if block.language == "python" and not block.reason:
+        if block.language == "python" and not reason_of_python(block):
             exec(compile(block.text, f"{block.page}:{block.line}", "exec"), names)
             TOLD["run"] += 1
         for command in doc_commands.commands(block) if block.language in ("bash", "console") else ():

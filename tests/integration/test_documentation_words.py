@@ -65,7 +65,7 @@ def msa_options() -> set[str]:
     return found
 
 
-OTHERS = {"--section.key", "--num_processes", "--num_machines", "--machine_rank"}
+OTHERS = {"--section.key", "--config_file", "--num_processes", "--machine_rank", "--main_process_ip"}
 """A stand-in, and options of other programs that the pages speak of."""
 
 
@@ -131,7 +131,7 @@ def test_the_site_has_every_page_of_docs():
     names = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text()))
     there = {file.relative_to(ROOT / "docs").as_posix() for file in (ROOT / "docs").rglob("*.md")}
     made = set(re.findall(r'": "([\w/-]+\.md)"', (ROOT / "docs/hooks/pages.py").read_text()))
-    assert there | made == names, (there | made) ^ names
+    assert there | made == names, f"to be added to, or taken from, nav in mkdocs.yml: {(there | made) ^ names}"
 
 
 def test_the_references_say_all_that_there_is(references):

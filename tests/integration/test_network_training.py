@@ -15,6 +15,7 @@ from medsam_adapter.comparison import runs
 from medsam_adapter.comparison.contestants import CONTESTANTS, chosen
 from medsam_adapter.comparison.runs import Outcome
 from medsam_adapter.comparison.table import comparison_grid
+from medsam_adapter.data.io import read_label
 from medsam_adapter.data.layouts import open_dataset
 from medsam_adapter.errors import CheckpointError, RecipeError
 from medsam_adapter.evaluation.evaluate import evaluate
@@ -82,6 +83,18 @@ def test_it_opens_again_and_answers_for_each_target(data, trained):
     result = evaluate(predictor, dataset, dataset.cases[:1], model_name="net")
     assert result.protocol == "none" and result.settings["method"] == "resunet"
     assert {row.target for row in result.cases} == set(dataset.targets)
+
+
+def test_predict_writes_a_label_for_each_target(data, trained, tmp_path, capsys):
+    dataset = open_dataset(data)
+    sample, out = dataset.read(dataset.cases[0]), tmp_path / "mask.nii.gz"
+    assert run(["predict", str(trained), str(dataset.cases[0].image), "-o", str(out)]) == 0
+    masks = NetworkPredictor.from_pretrained(trained).masks(sample.scan, list(dataset.targets))
+    written = read_label(out, like=sample.scan)
+    for value, mask in enumerate(masks, 1):
+        assert np.array_equal(written == value, mask & ~masks[value:].any(0))
+    assert run(["predict", str(trained), str(dataset.cases[0].image), "-o", str(out), "--point", "1,1,1"]) == 2
+    assert "takes no --point" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["network.json", "network.safetensors"])

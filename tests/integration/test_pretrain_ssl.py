@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -18,7 +19,7 @@ from transformers import SamModel
 
 from medsam_adapter import MSAModel
 from medsam_adapter.cli.main import run
-from medsam_adapter.errors import CheckpointError, MSAError, RecipeError
+from medsam_adapter.errors import CheckpointError, Interrupted, MSAError, RecipeError
 from medsam_adapter.pretraining import ssl
 from medsam_adapter.pretraining.ssl import SelfSupervised, pretrain_ssl
 from medsam_adapter.pretraining.ssl_model import open_start
@@ -137,6 +138,25 @@ def test_resume_goes_on_to_the_bit(pictures, tiny_base, finished, tmp_path, work
         log.write('{"step": 4, "loss": 1.0}\n')
     last = pretrain_ssl(recipe(pictures, tiny_base, workers=workers), tmp_path, resume=True, show_progress=False)
     assert last.step == 6 and last.num_skipped == 1
+    assert_same_run(finished, tmp_path)
+
+
+def test_a_signal_saves_and_the_run_goes_on_to_the_bit(pictures, tiny_base, finished, tmp_path, monkeypatch):
+    """After step 5, which is neither logged nor a checkpoint of its own; the losses of its row are kept."""
+    original = ssl._Run._train_step
+
+    def train_step(self, batch, *rest):
+        if batch["step"] == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, batch, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ssl._Run, "_train_step", train_step)
+        with pytest.raises(Interrupted, match="after step 5 of 6") as error:
+            pretrain_ssl(recipe(pictures, tiny_base), tmp_path, show_progress=False)
+    assert error.value.exit_code == 143 and f"msa pretrain ssl {tmp_path} -o {tmp_path} --resume" in error.value.hint
+    last = pretrain_ssl(recipe(pictures, tiny_base), tmp_path, resume=True, show_progress=False)
+    assert last.step == 6
     assert_same_run(finished, tmp_path)
 
 
@@ -347,7 +367,7 @@ def test_cli_train_takes_base(monkeypatch, tmp_path):
     [
         (["--sources", "[{kind: folder, path: NOWHERE}]"], "NOWHERE"),
         (["--sources", "[{kind: folderr, path: x}]"], "did you mean folder?"),
-        (["--sources", "[pictures]"], "a source is a section"),
+        (["--sources", "[pictures]"], "sources has a value of the wrong type"),
         (["--base", "NOWHERE/sam"], "base cannot be opened"),
         (["--mask_ratio", "2"], "ssl.yaml: mask_ratio is out of range"),
         (["--mask_ratoi", "0.5"], "did you mean mask_ratio?"),

@@ -109,7 +109,7 @@ def _fused_attention(
     """All windows through `scaled_dot_product_attention`, without a mask, so that flash kernels take them."""
     images, side = len(qkv), window or qkv.shape[1]
     rows: dict[int, list[Tensor]] = {}
-    for group in window_groups(*qkv.shape[1:3], window):
+    for group in window_groups(qkv.shape[1], qkv.shape[2], window):
         extent = (group.height, group.width)
         query, *keys_and_values = units_of(group, qkv, heads)
         channels = query.shape[-1]

@@ -6,6 +6,8 @@ Up starts at zero (our choice), so that a fresh adapter adds exactly nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,14 +54,15 @@ class PromptAdapter(Adapter):
     def __init__(self, width: int, ratio: float, fusion: str, hyper_depth: int = 1, activation: str = "relu"):
         super().__init__(width, ratio, activation)
         narrow = bottleneck_width(width, ratio)
-        self.fusion = {
+        fusions: dict[str, Callable[[int, int], nn.Module]] = {
             "none": NoFusion,
             "add": AddFusion,
             "concat": ConcatFusion,
             "hyper": lambda c, m: HyperFusion(c, m, hyper_depth),
-        }[fusion](width, narrow)
+        }
+        self.fusion = fusions[fusion](width, narrow)
 
-    def forward(self, tokens: Tensor, prompts: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, prompts: Tensor) -> Tensor:  # type: ignore[override]  # it hears the prompts, too
         """tokens (N, P, T, C), prompts (N, P, K, C), K >= 0 -> (N, P, T, C)."""
         prompt = prompts.mean(-2) if prompts.shape[-2] else prompts.new_zeros((*prompts.shape[:-2], prompts.shape[-1]))
         dtype = self.down.weight.dtype  # few tokens: they are cast, and the fusions stay plain

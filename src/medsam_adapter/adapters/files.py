@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TypeAlias
 
 from peft import LoraConfig, PeftConfig, inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
@@ -25,7 +26,7 @@ from medsam_adapter.adapters.pickles import find_pickle, pickled
 from medsam_adapter.adapters.reading import damage_told
 from medsam_adapter.errors import CheckpointError
 
-AdapterConfig = MSAAdapterConfig | LoraConfig
+AdapterConfig: TypeAlias = MSAAdapterConfig | LoraConfig
 WEIGHTS_NAME = "adapter_model.safetensors"
 KEY_PREFIX = "base_model.model."
 
@@ -82,12 +83,13 @@ def read_model_config(name: str, **source) -> SamConfig | None:
     Raises:
         CheckpointError: one that cannot be read, or of another model.
     """
-    if Path(name).is_dir() and not (Path(name) / source.get("subfolder", "") / CONFIG_NAME).is_file():
-        return None
+    absent_is_none = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
     try:
+        if cached_file(name, CONFIG_NAME, **absent_is_none, **source) is None:
+            return None
         with damage_told(name, CONFIG_NAME, "the configuration of a SAM"):
             config = AutoConfig.from_pretrained(name, **source)
-    except OSError:  # a Hub repo without one
+    except OSError:  # a Hub repo that cannot be reached
         return None
     if not isinstance(config, SamConfig):
         raise CheckpointError(

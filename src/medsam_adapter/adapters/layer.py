@@ -16,7 +16,7 @@ class MSALayer(BaseTunerLayer):
     """Mixin of the wrapped blocks. `base_layer` is the frozen SAM block; each name in `adapter_layer_names` is a
     `ModuleDict` {adapter name: bottleneck}."""
 
-    other_param_names = ("mlp_scale",)
+    other_param_names: tuple[str, ...] = ("mlp_scale",)
 
     def _start(self, base_layer: nn.Module, adapter_name: str, config: MSAAdapterConfig) -> None:
         self.base_layer = base_layer
@@ -24,7 +24,7 @@ class MSALayer(BaseTunerLayer):
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ModuleDict())
         self._disable_adapters = False
-        self.merged_adapters = []
+        self.merged_adapters: list[str] = []
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config)
 

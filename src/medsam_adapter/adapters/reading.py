@@ -22,7 +22,8 @@ READ_ERRORS = (
 def damage_told(name: str | Path, what: str, expected: str) -> Iterator[None]:
     """Makes a CheckpointError of an error in reading a folder or Hub repo.
 
-    An OSError of a Hub id, such as no network or no such repo, stays as it is: transformers says what to do.
+    What is raised for a folder without the file, and an OSError of a Hub id, such as no network or no such repo, stay
+    as they are: transformers says what to do.
 
     Args:
         name: the folder or Hub id.
@@ -34,7 +35,8 @@ def damage_told(name: str | Path, what: str, expected: str) -> Iterator[None]:
     except MSAError:
         raise
     except (OSError, *READ_ERRORS) as error:
-        if isinstance(error, OSError) and not Path(name).is_dir():
+        is_folder = Path(name).is_dir()
+        if isinstance(error, OSError) and not is_folder or is_folder and not list(Path(name).rglob(what)):
             raise
         raise unreadable(name, what, expected, error) from error
 

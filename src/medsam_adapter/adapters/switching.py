@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
-AdapterLayer = BaseTunerLayer | AuxiliaryTrainingWrapper
+AdapterLayer: TypeAlias = BaseTunerLayer | AuxiliaryTrainingWrapper
 
 
 def adapter_layers(model: nn.Module) -> list[AdapterLayer]:

@@ -111,6 +111,7 @@ class _Windows:
 
     def _relative(self, units: slice, rows: slice) -> tuple[Tensor, Tensor]:
         """What a tile's queries have with each key row and key column: views, twice (u, y, x, n)."""
+        assert self.tables is not None  # else nobody asks
         query = self.plain_query[units, rows]
         products = query.flatten(0, 1) @ self.tables.t()
         products = products.view(len(query), -1, self.group.width, products.shape[-1])
@@ -162,6 +163,7 @@ class _Windows:
 
     def _relative_backward(self, units, rows, relative, grad_query, grad_tables) -> None:
         """The way back through `_relative`: into the gradient of a tile's queries and, if wanted, of the tables."""
+        assert self.tables is not None
         query = self.plain_query[units, rows]
         shape = (len(query), query.shape[1] // self.group.width, self.group.width)
         products = query.new_zeros((*shape, self.tables.shape[0]))

@@ -6,13 +6,12 @@ code here: `PUBLISHED_ONLY`.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from medsam_adapter.baselines.names import BASELINES
-from medsam_adapter.errors import RecipeError
+from medsam_adapter.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from medsam_adapter.baselines.base import Baseline
@@ -58,14 +57,13 @@ def get_baseline(name: str, size: str = "published") -> Baseline:
         RecipeError: an unknown name (also one of `PUBLISHED_ONLY`, which cannot be run) or size.
     """
     if name not in BASELINES:
-        near = difflib.get_close_matches(name, BASELINES, 1, 0.4)
         raise RecipeError(
             f"{name!r} is known by its published figures only"
             if name in PUBLISHED_ONLY
             else f"there is no baseline {name!r}",
             expected=", ".join(BASELINES),
             found=name,
-            hint=f"did you mean {near[0]}?" if near else None,
+            hint=did_you_mean(name, BASELINES),
         )
     module = importlib.import_module(f"medsam_adapter.baselines.{name}")
     return getattr(module, BASELINES[name])(size)

@@ -65,7 +65,7 @@ class Baseline(ABC):
     title: ClassVar[str]
     source: ClassVar[str]
     trains: ClassVar[str] = "all weights, from a random start"
-    divisor: ClassVar[int | None] = None
+    divisor: int | None = None
     slicewise: ClassVar[bool] = False
     weight_decay: ClassVar[float] = 1e-5
     sizes: ClassVar[dict[str, Size]]
@@ -105,8 +105,8 @@ class Baseline(ABC):
         return net
 
     @abstractmethod
-    def _network(self, plan: Plan, **width: Any) -> nn.Module:
-        """The network for patches of the plan."""
+    def _network(self, plan: Plan, *_: Any, **width: Any) -> nn.Module:
+        """The network for patches of the plan; each takes what its sizes say by name."""
 
     def loss(self, net: nn.Module, images: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
         """What is made smaller, a scalar.

@@ -8,7 +8,7 @@ there: 1000 linear steps, all of them taken to draw, an ensemble of 5 masks, U-N
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class EnsDiffModel(nn.Module):
         unet: arguments of `make_unet`.
     """
 
-    def __init__(self, in_channels: int, num_targets: int, **unet: Sequence | int):
+    def __init__(self, in_channels: int, num_targets: int, **unet: Any):
         super().__init__()
         self.num_targets = num_targets
         self.unet = make_unet(in_channels + num_targets, num_targets, **unet)

@@ -8,7 +8,7 @@ Differs: time is added to features (there it also scales them). The small size t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +63,7 @@ class SegDiffModel(nn.Module):
         dense_blocks: int,
         dense_width: int,
         growth: int,
-        **unet: Sequence | int,
+        **unet: Any,
     ):
         super().__init__()
         self.num_targets, width = num_targets, unet["channels"][0]

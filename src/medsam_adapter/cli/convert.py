@@ -40,7 +40,10 @@ def convert_command(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Convert a checkpoint of other code. Files are read as tensors only: nothing in them is run."""
+    """Convert a checkpoint of other code. Files are read as tensors only: nothing in them is run.
+
+    Example: msa convert checkpoint_best.pth -o outputs/official
+    """
     choices = dict(
         base=base, dims=dims, slices=slices, image_size=image_size, positions=positions, clicks=clicks, pixels=pixels
     )

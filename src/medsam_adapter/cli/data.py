@@ -45,7 +45,10 @@ def data() -> None:
 
 @app.command("list")
 def list_command(as_json: AsJson = False) -> None:
-    """The layouts that can be read, and how a folder is recognised."""
+    """The layouts that can be read, and how a folder is recognised.
+
+    Example: msa data list
+    """
     from medsam_adapter.data.layouts import LAYOUTS
 
     rows = [_layout_facts(name) for name in LAYOUTS]
@@ -63,7 +66,10 @@ def info_command(
     layout: Layout = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """What a layout expects, or what a folder holds; no image is read where the labels have names."""
+    """What a layout expects, or what a folder holds; no image is read where the labels have names.
+
+    Example: msa data info my_data
+    """
     from medsam_adapter.data.layouts import LAYOUTS, open_dataset
     from medsam_adapter.errors import DataError
 
@@ -117,7 +123,10 @@ def check_command(
     limit: Annotated[int, typer.Option(min=0, help="Show at most so many findings; 0 shows all.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Read every case and list everything that is wrong. Exit code 2 if there are errors, 0 if only warnings."""
+    """Read every case and list everything that is wrong. Exit code 2 if there are errors, 0 if only warnings.
+
+    Example: msa data check my_data
+    """
     from medsam_adapter.cli.progress import bar
     from medsam_adapter.data.check import check_dataset, summarise
     from medsam_adapter.data.layouts import open_dataset
@@ -157,6 +166,8 @@ def prepare_command(
     Writes split.json, data/*.parquet and a README.md that makes the folder a Hub data set. Images and masks that are no
     NIfTI files or pictures, or several to a case, are converted. A data set's own split is kept. One with errors is
     refused. File headers are copied too: anonymise first.
+
+    Example: msa data prepare my_data -o prepared
     """
     from medsam_adapter.cli.progress import bar
     from medsam_adapter.data.check import check_dataset

@@ -66,6 +66,8 @@ def evaluate_command(
     Writes results, prompts, tables (Markdown, CSV, LaTeX) and pictures.
 
     Two models or more are also compared case by case, with the first as reference.
+
+    Example: msa evaluate outputs/mine sam-tiny --prompts 1-point
     """
     from medsam_adapter.cli.evaluate_outputs import report, report_comparison
     from medsam_adapter.errors import MSAInputError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medsam_adapter.baselines.predictor import NETWORK_FILE, NetworkPredictor
-from medsam_adapter.errors import CheckpointError, MSAError
+from medsam_adapter.errors import CheckpointError, MSAError, did_you_mean, near_path
 from medsam_adapter.inference.predictor import MSAPredictor
 
 
@@ -20,6 +20,11 @@ def parse_window(text: str | None) -> list[float] | None:
             "--window is not usable", expected="LOW,HIGH in HU, such as -160,240", found=text
         ) from error
     return [low, high]
+
+
+def is_network(name: str) -> bool:
+    """Whether this is the run folder of a network without prompts."""
+    return (Path(name) / NETWORK_FILE).is_file()
 
 
 def open_predictor(
@@ -41,7 +46,7 @@ def open_predictor(
     from medsam_adapter.processing_msa import MSAProcessor
 
     logging.disable_progress_bar()
-    if (Path(name) / NETWORK_FILE).is_file():
+    if is_network(name):
         return NetworkPredictor.from_pretrained(name, device)
     try:
         predictor = MSAPredictor.from_pretrained(name, device)
@@ -53,7 +58,8 @@ def open_predictor(
             file=name,
             expected="a run folder, a Hub id, or sam-tiny",
             found="an empty place" if not Path(name).exists() else "a folder without a model",
-            hint="msa train makes a run folder; sam-tiny is always there",
+            hint=did_you_mean(name, ["sam-tiny"])
+            or near_path(name, "*config.json", "msa train makes a run folder; sam-tiny is always there"),
         ) from error
     if image_size:
         set_image_size(predictor.model, image_size)

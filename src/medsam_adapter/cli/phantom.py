@@ -13,7 +13,10 @@ def phantom_command(
     cases: Annotated[int, typer.Option(min=1, help="Number of volumes.")] = 24,
     seed: Annotated[int, typer.Option(help="Another seed makes other patients.")] = 0,
 ) -> None:
-    """Write made-up abdominal CTs with six labelled organs."""
+    """Write made-up abdominal CTs with six labelled organs.
+
+    Example: msa data phantom outputs/phantom --cases 24
+    """
     from medsam_adapter.cli.progress import bar
     from medsam_adapter.data.phantom import write_phantom_dataset
 

@@ -71,6 +71,8 @@ def predict_command(
 
     Many cases go on where they were stopped when the same command is run again, and several processes share them
     (`accelerate launch -m medsam_adapter.cli.main predict ...`); exit code 3 says that some failed.
+
+    Example: msa predict outputs/mine scan.nii.gz --point 120,88,14 -o mask.nii.gz
     """
     from medsam_adapter.cli.predict_batch import accept_scores, is_many, predict_many
 
@@ -79,22 +81,30 @@ def predict_command(
         from medsam_adapter.cli.predict_session import predict_session
 
         said = for_one | {"--text": text, "--window": window, "--intensity": intensity, "--orientation": orientation}
-        return predict_session(session, model, image, output, as_json, said | {"--one-slice": one_slice})
+        said |= {"--one-slice": one_slice, "--min-score": min_score, "--prompts": prompts_file}
+        said |= {"--retry-failed": retry_failed, "--series": series, "--key": key}
+        return predict_session(session, model, image, output, as_json, said)
     if model is None or image is None:
-        raise typer.exceptions.BadParameter("MODEL and INPUT are needed, such as: msa predict sam-tiny scan.nii.gz ...")
+        raise typer.BadParameter("MODEL and INPUT are needed, such as: msa predict sam-tiny scan.nii.gz ...")
     if is_many(image, prompts_file):
         return predict_many(
             model, image, output, prompts=prompts_file, text=text, min_score=min_score, intensity=intensity,
             window=window, orientation=orientation, carry=not one_slice, retry_failed=retry_failed, as_json=as_json,
             not_for_many=for_one | {"--series": series, "--key": key},
         )  # fmt: skip
-    from medsam_adapter.cli.models import open_predictor
+    from medsam_adapter.cli.mask_output import check_output
+    from medsam_adapter.cli.models import is_network, open_predictor
     from medsam_adapter.cli.progress import bar
     from medsam_adapter.cli.prompts_arguments import prompts_of
     from medsam_adapter.data.io import is_picture_file, read_scan, write_mask
 
     scan = read_scan(image, series=series, key=key)
     check_output(output, scan)
+    if is_network(model):
+        from medsam_adapter.cli.predict_network import predict_network
+
+        asked = for_one | {"--text": text, "--min-score": min_score, "--one-slice": one_slice}
+        return predict_network(open_predictor(model), scan, output, as_json, asked)
     prompts = prompts_of(point, negative_point, box, text, scan)
     predictor = open_predictor(model, intensity, window, orientation)
     accept_scores(predictor, min_score)
@@ -135,25 +145,6 @@ def predict_command(
         typer.echo(f"  {label['label']}  {label['voxels']:>9} voxels  {label['text']}{nothing}")
     if not mask.any() and not text:
         typer.secho("the mask is empty: try a click nearer to the object's middle, or a box", fg=typer.colors.YELLOW)
-
-
-def check_output(output: Path, scan) -> None:
-    """Refuses, before anything is encoded, a file that cannot hold the mask of this scan."""
-    from medsam_adapter.data.io import is_dicom_file, is_dicom_folder, is_picture_file, is_volume_file
-    from medsam_adapter.errors import PromptError
-
-    is_dicom = is_dicom_file(scan.path) or is_dicom_folder(scan.path)
-    fits = is_volume_file(output) if scan.is_volume else is_picture_file(output)
-    if fits or (output.suffix.lower() == ".dcm" and is_dicom):
-        return
-    kinds = ".nii.gz, .nii, .mha or .nrrd" if scan.is_volume else ".png, .tif or .bmp"
-    raise PromptError(
-        f"the output cannot hold the mask of a {'volume' if scan.is_volume else 'picture'}",
-        file=output,
-        expected=kinds + (", or .dcm for DICOM SEG" if is_dicom else ""),
-        found=output.suffix or "no suffix",
-        hint=None if is_dicom or output.suffix.lower() != ".dcm" else "DICOM SEG refers to DICOM images, not to others",
-    )
 
 
 def _segment_names(text: list[str] | None, predictor) -> dict[int, str]:

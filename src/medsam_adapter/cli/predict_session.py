@@ -29,8 +29,8 @@ def predict_session(
     Raises:
         MSAInputError: no such session, a scan of another size, or options that do not go with a session.
     """
+    from medsam_adapter.cli.mask_output import check_output
     from medsam_adapter.cli.models import open_predictor
-    from medsam_adapter.cli.predict import check_output
     from medsam_adapter.cli.progress import bar
     from medsam_adapter.data.io import content_digest, is_picture_file, read_scan, write_mask
     from medsam_adapter.errors import PromptError

@@ -26,7 +26,10 @@ def promptable(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
     stop_after: Annotated[int | None, typer.Option(help="End this session after so many steps.")] = None,
 ) -> None:
-    """Train a promptable SAM from nothing on domain-randomised scenes; never on real data."""
+    """Train a promptable SAM from nothing on domain-randomised scenes; never on real data.
+
+    Example: msa pretrain promptable hub_configs/sam-tiny/recipe.yaml -o outputs/sam-tiny
+    """
     from medsam_adapter.pretraining.promptable import load_promptable_recipe, pretrain_promptable
 
     pretrain_promptable(load_promptable_recipe(recipe), output, resume, stop_after)
@@ -41,7 +44,10 @@ def ssl(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
     stop_after: Annotated[int | None, typer.Option(min=1, help="End this session after so many steps.")] = None,
 ) -> None:
-    """Pre-train an image encoder on unlabelled pictures: e-Mix, ShED, MAE. Any value can be given as --key VALUE."""
+    """Pre-train an image encoder on unlabelled pictures: e-Mix, ShED, MAE. Any value can be given as --key VALUE.
+
+    Example: msa pretrain ssl hub_configs/ssl-tiny/recipe.yaml -o outputs/ssl
+    """
     from accelerate import PartialState
     from transformers.utils import logging
 
@@ -72,7 +78,10 @@ def text(
         "outputs/clip-tiny"
     ),
 ) -> None:
-    """Train a small CLIP text model on the training sentences of the bank of texts; a minute or two, offline."""
+    """Train a small CLIP text model on the training sentences of the bank of texts; a minute or two, offline.
+
+    Example: msa pretrain text hub_configs/clip-tiny/recipe.yaml -o outputs/clip-tiny
+    """
     from medsam_adapter.cli.progress import bar
     from medsam_adapter.pretraining.text_model import load_text_model_recipe, train_text_model
 

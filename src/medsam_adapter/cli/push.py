@@ -39,6 +39,8 @@ def push_command(
 
     Never published: checkpoints, optimizer state, pictures, paths of this machine, tokens. A failed upload can be
     repeated.
+
+    Example: msa push outputs/mine --repo org/msa-mine
     """
     from medsam_adapter.data.parquet.tables import refuse_used_folder
     from medsam_adapter.errors import CheckpointError

@@ -18,7 +18,10 @@ def quickstart_command(
         "outputs/quickstart"
     ),
 ) -> None:
-    """Make phantom CTs, score sam-tiny, train an adapter, score it, show what to do next. Offline, about 4 minutes."""
+    """Make phantom CTs, score sam-tiny, train an adapter, score it, show what to do next. Offline, about 4 minutes.
+
+    Example: msa quickstart -o outputs/quickstart
+    """
     began = time.perf_counter()
     typer.echo("loading libraries ...")
     import numpy as np

@@ -32,7 +32,10 @@ def texts() -> None:
 
 @app.command("list")
 def list_command(bank: Bank = None) -> None:
-    """The targets that the bank has texts for."""
+    """The targets that the bank has texts for.
+
+    Example: msa texts list
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -57,7 +60,10 @@ def show_command(
     target: Annotated[str, typer.Argument(help="A name or synonym; case, _ and - do not matter.")],
     bank: Bank = None,
 ) -> None:
-    """All sentences about one target, those of its unions included."""
+    """All sentences about one target, those of its unions included.
+
+    Example: msa texts show spleen
+    """
     from medsam_adapter.errors import PromptError
     from medsam_adapter.prompts.text_bank import TextBank
 
@@ -85,7 +91,10 @@ def show_command(
 
 @app.command("check")
 def check_command(path: Annotated[Path, typer.Argument(help="A YAML file or a folder of them.")]) -> None:
-    """Check texts of one's own together with the shipped ones. Exit code 2 if they break a rule."""
+    """Check texts of one's own together with the shipped ones. Exit code 2 if they break a rule.
+
+    Example: msa texts check my_texts.yaml
+    """
     from medsam_adapter.prompts.text_bank import check_bank
 
     loaded, findings = check_bank(path)
@@ -113,6 +122,8 @@ def generate_command(
     """Let a language model write sentences; those that break the bank's rules are left out.
 
     The key of a server is read from OPENAI_API_KEY, that of a Hugging Face host from HF_TOKEN.
+
+    Example: msa texts generate --target spleen --model Qwen/Qwen2.5-1.5B-Instruct -o my_texts.yaml
     """
     from medsam_adapter.errors import PromptError
     from medsam_adapter.prompts.text_bank import TextBank

@@ -20,7 +20,10 @@ def train_command(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print it as JSON.")] = False,
 ) -> None:
-    """Train an adapter, or what model.method names. Any value of the recipe can be given as --section.key VALUE."""
+    """Train an adapter, or what model.method names. Any value of the recipe can be given as --section.key VALUE.
+
+    Example: msa train hub_configs/msa-hippocampus/recipe.yaml --data.path my_data --run.output outputs/mine
+    """
     from transformers.utils import logging
 
     from medsam_adapter.training.recipe import load_recipe

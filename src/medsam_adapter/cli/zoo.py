@@ -22,7 +22,10 @@ def zoo_command(
     local: Annotated[bool, typer.Option("--local", help="Only here, without asking the Hub.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List adapters: published ones (tag msa-adapter) and run folders. Without a network, only the latter."""
+    """List adapters: published ones (tag msa-adapter) and run folders. Without a network, only the latter.
+
+    Example: msa zoo outputs/mine
+    """
     from medsam_adapter.errors import CheckpointError
     from medsam_adapter.hub.zoo import local_adapters, published_adapters
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
 from medsam_adapter.baselines.names import BASELINES
-from medsam_adapter.errors import RecipeError
+from medsam_adapter.errors import RecipeError, did_you_mean
 
 ZERO_SHOT, PROMPTED, UNPROMPTED = "SAM as it is", "prompted", "without prompts"
 ONE_POINT = ("1-point",)
@@ -79,9 +78,8 @@ def chosen(names: str) -> list[str]:
         return list(CONTESTANTS)
     for name in found:
         if name not in CONTESTANTS:
-            near = difflib.get_close_matches(name, CONTESTANTS, 1, 0.4)
             raise RecipeError(
                 f"there is no method {name!r} to compare with", expected=", ".join(CONTESTANTS), found=name,
-                hint=f"did you mean {near[0]}?" if near else "msa compare --list names them",
+                hint=did_you_mean(name, CONTESTANTS, "msa compare --list names them"),
             )  # fmt: skip
     return found

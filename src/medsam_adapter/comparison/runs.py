@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class Outcome:
     minutes: float = 0.0
     peak_mb: float = 0.0
     trained_parameters: int = 0
-    results: dict[str, str] | None = None
+    results: dict[str, str] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         (folder / OUTCOME).write_text(json.dumps(asdict(self), indent=1) + "\n")
@@ -82,7 +82,7 @@ def run_method(
     if found and found.key == key and not found.failed:
         say(f"{name}: done before, in {found.minutes:.1f} min")
         return found
-    outcome, model = Outcome(key, results={}), base
+    outcome, model = Outcome(key), base
     if method.group != ZERO_SHOT:
         say(f"{name}: training")
         model = str(folder / "run")

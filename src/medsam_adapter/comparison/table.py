@@ -32,10 +32,10 @@ def comparison_grid(outcomes: Mapping[str, Outcome], title: str, protocol: Paper
     loaded = {
         (name, prompts): EvaluationResult.load(Path(folder))
         for name, outcome in outcomes.items()
-        for prompts, folder in (outcome.results or {}).items()
+        for prompts, folder in outcome.results.items()
     }
-    for result in loaded.values():
-        targets += [target for target in result.summary().targets if target not in targets]
+    for scored in loaded.values():
+        targets += [target for target in scored.summary().targets if target not in targets]
     for name, outcome in outcomes.items():
         method = CONTESTANTS[name]
         trained = "-" if method.group == ZERO_SHOT else _count(outcome.trained_parameters)

@@ -75,7 +75,7 @@ def read_arrays(
                 found=f"{spacing_mm} mm",
                 hint="spacing is in array order, (z, y, x); remove one of the two or mend it",
             )
-        spacing_mm = sizes
+        spacing_mm = sizes[0], sizes[1], sizes[2]
     return array, spacing_mm or (1.0, 1.0, 1.0), affine
 
 

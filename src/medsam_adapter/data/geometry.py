@@ -35,7 +35,8 @@ class Letterbox:
     def resized_hw(self) -> tuple[int, int]:
         """Size of the picture inside the model frame; the longer side is S."""
         scale = self.image_size / max(self.size_hw)
-        return tuple(max(1, min(self.image_size, int(side * scale + 0.5))) for side in self.size_hw)
+        height, width = (max(1, min(self.image_size, int(side * scale + 0.5))) for side in self.size_hw)
+        return height, width
 
     @property
     def scale_xy(self) -> np.ndarray:
@@ -115,12 +116,14 @@ class Turn:
         if np.isnan(have).any():
             raise DataError("the affine is singular", expected="three independent axes", found=np.array2string(affine))
         turn = nib.orientations.ornt_transform(have, wanted)
-        return cls(tuple(shape_ijk), tuple((int(a), int(b)) for a, b in turn))
+        i, j, k = shape_ijk
+        return cls((i, j, k), tuple((int(a), int(b)) for a, b in turn))
 
     @classmethod
     def none(cls, shape_ijk: tuple[int, int, int]) -> Turn:
         """Source frame = file frame."""
-        return cls(tuple(shape_ijk), ((0, 1), (1, 1), (2, 1)))
+        i, j, k = shape_ijk
+        return cls((i, j, k), ((0, 1), (1, 1), (2, 1)))
 
     def array_to_source(self, array: np.ndarray) -> np.ndarray:
         """array[k, j, i(, channel)] of the file to (z, y, x(, channel))."""
@@ -137,7 +140,8 @@ class Turn:
         ijk, xyz = tuple(spacing_zyx)[::-1], [0.0, 0.0, 0.0]
         for axis, (target, _) in enumerate(self.orientation):
             xyz[target] = float(ijk[axis])
-        return tuple(xyz[::-1])
+        x, y, z = xyz
+        return z, y, x
 
     def points_to_source(self, points_ijk) -> np.ndarray:
         """(..., 3) voxels (i, j, k) of the file to points (x, y, z) of the source."""

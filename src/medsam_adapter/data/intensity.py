@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,13 +39,13 @@ class UnitScale:
 
     def __call__(self, part: np.ndarray) -> np.ndarray:
         """float32, same shape."""
-        if self.low is None:
+        if self.low is None or self.high is None:
             return part.astype(np.float32) / self.divisor
         span = np.maximum(self.high - self.low, 1e-6)
         return np.clip((part.astype(np.float32) - self.low) / span, 0, 1).astype(np.float32)
 
 
-def check_mode(mode: str | None, window: tuple[float, float] | None) -> None:
+def check_mode(mode: str | None, window: Sequence[float] | None) -> None:
     """Raise a `DataError` for a mode that does not exist or a window that is missing or empty."""
     if mode is not None and mode not in MODES:
         raise DataError(f"unknown intensity mode {mode!r}", expected=", ".join(MODES), found=repr(mode))
@@ -52,12 +53,12 @@ def check_mode(mode: str | None, window: tuple[float, float] | None) -> None:
         raise DataError("the intensity window is not usable", expected="window_hu=[low, high]", found=str(window))
 
 
-def to_unit(array: np.ndarray, mode: str | None, window_hu: tuple[float, float] | None = None) -> np.ndarray:
+def to_unit(array: np.ndarray, mode: str | None, window_hu: Sequence[float] | None = None) -> np.ndarray:
     """Intensities in [0, 1], float32, same shape; arguments and errors as `unit_scale`."""
     return unit_scale(array, mode, window_hu)(array)
 
 
-def unit_scale(array: np.ndarray, mode: str | None, window_hu: tuple[float, float] | None = None) -> UnitScale:
+def unit_scale(array: np.ndarray, mode: str | None, window_hu: Sequence[float] | None = None) -> UnitScale:
     """How intensities become [0, 1]; nothing of the size of `array` is allocated for integers.
 
     Args:
@@ -107,7 +108,9 @@ def unit_scale(array: np.ndarray, mode: str | None, window_hu: tuple[float, floa
     if mode == "percentile":
         is_channels = array.ndim == 4 and array.dtype != np.uint8  # a colour picture keeps its colours
         return UnitScale(*(_channel_percentiles(array) if is_channels else _percentiles(array)))
-    return UnitScale(*(window_hu if mode == "window" else CT_WINDOWS_HU[mode.removeprefix("ct:")]))
+    window = window_hu if mode == "window" else CT_WINDOWS_HU[mode.removeprefix("ct:")]
+    assert window is not None  # `check_mode` has seen to it
+    return UnitScale(window[0], window[1])
 
 
 def _channel_percentiles(array: np.ndarray) -> np.ndarray:

@@ -251,7 +251,7 @@ def load_cases(
     prepared = []
     for done, case in enumerate(cases, 1):
         sample = dataset.read(case)
-        raters = [dataset.read_labels(case, sample.scan, name) for name in case.raters] if each_rater else []
+        raters = list(dataset.read_raters(case, sample.scan).values()) if each_rater else []
         ready = prepare_case(sample, processor, wanted, raters)
         if ready.targets:
             prepared.append(ready)

@@ -16,6 +16,7 @@ import gradio as gr
 
 from medsam_adapter.demo import comparing, saving
 from medsam_adapter.demo.examples import EXAMPLES, write_example
+from medsam_adapter.demo.uploads import without_folders
 from medsam_adapter.demo.visitors import Visitors
 from medsam_adapter.demo.windows import PRESETS, window_of
 from medsam_adapter.demo.workspace import Workspace
@@ -75,7 +76,7 @@ def _guarded(visitors: Visitors, act: Callable, names: Sequence[str]) -> Callabl
         try:
             return act(visitors.space(request.session_hash), *values)
         except MSAError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise gr.Error(str(without_folders(error)), print_exception=False) from error
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     run.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in ("request", *names)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class Models:
                 "two adapters have one name", expected="folders of different names", found=", ".join([name, *adapters])
             )
         self._loaded: dict[str, str] = {}
+        self._loading = threading.Lock()
 
     @property
     def choices(self) -> list[str]:
@@ -52,17 +54,21 @@ class Models:
             return self._own
         if choice not in self._sources:
             raise CheckpointError("there is no such model", expected=", ".join(self.choices), found=str(choice)[:80])
-        if choice not in self._loaded:
-            name = f"menu_{len(self._loaded)}"
-            try:
-                self.predictor.load_adapter(self._sources[choice], name)
-            except MSAError:
-                raise
-            except (OSError, ValueError) as error:
-                found = type(error).__name__
-                raise CheckpointError("this adapter cannot be opened", file=choice, found=found) from error
-            self._loaded[choice] = name
+        with self._loading:  # two visitors may choose the same one first
+            if choice not in self._loaded:
+                self._load(choice)
         return (self._loaded[choice],)
+
+    def _load(self, choice: str) -> None:
+        name = f"menu_{len(self._loaded)}"
+        try:
+            self.predictor.load_adapter(self._sources[choice], name)
+        except MSAError:
+            raise
+        except (OSError, ValueError) as error:
+            found = type(error).__name__
+            raise CheckpointError("this adapter cannot be opened", file=choice, found=found) from error
+        self._loaded[choice] = name
 
     def takes_text(self, choice: str) -> bool:
         """Whether a sentence can be a prompt."""

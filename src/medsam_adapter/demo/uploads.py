@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import stat
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,12 +14,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from medsam_adapter.data.io import read_scan
-from medsam_adapter.data.kinds import IMAGE_SUFFIXES, has_suffix, is_dicom_file
+from medsam_adapter.data.kinds import IMAGE_SUFFIXES, has_suffix, is_dicom_file, one_line
 from medsam_adapter.data.limits import refuse_larger_than
 from medsam_adapter.data.sample import Scan
 from medsam_adapter.errors import DataError, MSAError
 
 _CHUNK_BYTES = 2**20
+# What reading a member may raise: NotImplementedError for a way of packing that is not known, EOFError where it ends.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
 ACCEPTED = (".nii.gz", ".nii", ".zip", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".mha", ".nrrd")
 
 
@@ -125,15 +129,21 @@ def _extract(archive: Path, folder: Path, limits: Limits) -> Path:
             suffix = next((each for each in IMAGE_SUFFIXES if name.lower().endswith(each)), "")
             # Nothing of the archive's own path is used: a member cannot say where it is written.
             at = folder / f"{number:05d}{suffix}"
-            with content.open(member) as source, at.open("wb") as target:
-                while chunk := source.read(_CHUNK_BYTES):
-                    left -= len(chunk)
-                    if left < 0:
-                        raise DataError(
-                            "unpacks to too much", file=archive.name,
-                            expected=f"up to {limits.unpacked_bytes / 2**20:.0f} MB", found="more",
-                        )  # fmt: skip
-                    target.write(chunk)
+            try:
+                with content.open(member) as source, at.open("wb") as target:
+                    while chunk := source.read(_CHUNK_BYTES):
+                        left -= len(chunk)
+                        if left < 0:
+                            raise DataError(
+                                "unpacks to too much", file=archive.name,
+                                expected=f"up to {limits.unpacked_bytes / 2**20:.0f} MB", found="more",
+                            )  # fmt: skip
+                        target.write(chunk)
+            except _DAMAGE as error:
+                raise DataError(
+                    "is damaged", file=archive.name, expected="a whole .zip", found=one_line(error),
+                    hint="pack it anew",
+                ) from error  # fmt: skip
     return folder
 
 

@@ -19,9 +19,9 @@ from medsam_adapter.demo.models import Models
 from medsam_adapter.demo.objects import History, Segmented, Step
 from medsam_adapter.demo.planes import Plane, planes_of
 from medsam_adapter.demo.rendering import STYLES
-from medsam_adapter.demo.uploads import Limits, read_upload
+from medsam_adapter.demo.uploads import Limits, read_upload, without_folders
 from medsam_adapter.demo.windows import PRESETS, likely_modality, window_of
-from medsam_adapter.errors import DataError, PromptError, no_text_prompts
+from medsam_adapter.errors import DataError, MSAError, PromptError, no_text_prompts
 from medsam_adapter.inference.prompted_slices import Encoded
 from medsam_adapter.inference.session import Session, SessionObject
 from medsam_adapter.inference.session_masks import (
@@ -32,6 +32,7 @@ from medsam_adapter.inference.session_masks import (
     replay_carried,
     session_processor,
 )
+from medsam_adapter.prompts.text import load_text_encoder
 from medsam_adapter.prompts.types import ObjectPrompt
 
 MAX_OBJECTS = 20
@@ -104,7 +105,7 @@ class Workspace:
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         try:
             scan = read_upload(paths, folder, self.limits)
-        except DataError:
+        except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         with self.lock, self.scene:
@@ -156,8 +157,12 @@ class Workspace:
         if key not in self._encoded:
             while len(self._encoded) >= _MAX_ENCODED:
                 self._encoded.pop(next(iter(self._encoded))).embeddings.close()
-            kind = "volume" if self.opened().is_volume else "image"
-            self._encoded[key] = self.models.predictor.encode(self.opened(), kind, adapter=names, processor=processor)
+            scan, predictor = self.opened(), self.models.predictor
+            kind = "volume" if scan.is_volume else "image"
+            try:
+                self._encoded[key] = predictor.encode(scan, kind, adapter=names, processor=processor)
+            except MSAError as error:
+                raise without_folders(error) from error
         return self._encoded[key]
 
     def encode_ahead(self) -> tuple[int, int]:
@@ -264,6 +269,8 @@ class Workspace:
             if not self.models.takes_text(self.choice):
                 raise no_text_prompts()
             text = text.strip()[:200]
+            if text:
+                load_text_encoder(self.models.text_model(self.choice))([text])  # refuses one that is too long
             current = self.objects[self.active]
             if not current.thing.prompt.points and not current.thing.prompt.boxes:
                 if not text:
@@ -323,8 +330,8 @@ class Workspace:
         """
         with self.lock:
             self.stop.clear()
+            self.models.names(choice)
             if self.scan is None:
-                self.models.names(choice)
                 self.choice = choice
                 return
             renewed = [self._by(each, choice, progress) if each.is_asked else each for each in self.objects]

@@ -140,24 +140,24 @@ def _evaluate_case(
     masks = iter(_masks(predictor, sample.scan, prompted, per) if prompted else ())
     seconds = (time.perf_counter() - began) / max(1, len(prompted))
     empty = np.zeros(sample.labels.shape, bool)
-    marked = {name: dataset.read_labels(case, sample.scan, name) for name in case.raters} if raters else {}
+    marked = dataset.read_raters(case, sample.scan) if raters else {}
     for question in asked:
-        shown = question.prompt is not None
-        prediction, reference = next(masks) if shown else empty, np.isin(sample.labels, question.values)
+        prompt = question.prompt
+        prediction, reference = next(masks) if prompt else empty, np.isin(sample.labels, question.values)
         row = CaseResult(
             case.case_id,
             "object" if dataset.instances else question.target,
             mask_metrics(prediction, reference, sample.scan.spacing_mm),
-            question.prompt.to_json() if shown else {},
-            seconds if shown else float("nan"),
+            prompt.to_json() if prompt else {},
+            seconds if prompt else float("nan"),
             question.target if dataset.instances else "",
         )
         rows.own.append(row)
         for name, labels in marked.items():
             metrics = mask_metrics(prediction, np.isin(labels, question.values), sample.scan.spacing_mm)
             rows.raters.setdefault(name, []).append(dataclasses.replace(row, metrics=metrics))
-        if keep and shown:
-            keep(Evaluated(row, sample.scan, turn, question.prompt, prediction, reference))
+        if keep and prompt:
+            keep(Evaluated(row, sample.scan, turn, prompt, prediction, reference))
     return rows
 
 
@@ -165,5 +165,5 @@ def _masks(predictor: MSAPredictor | NetworkPredictor, scan: Scan, asked: Sequen
     """(n, D, H, W) bool in the file frame."""
     if isinstance(predictor, NetworkPredictor):
         return predictor.masks(scan, [question.target for question in asked])
-    prompts = [question.prompt for question in asked]
+    prompts = [question.prompt for question in asked if question.prompt]
     return predictor.predict_objects(predictor.encode(scan), prompts, carry=per == "volume") > 0

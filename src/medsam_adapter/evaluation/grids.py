@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from rich import box
 from rich.cells import cell_len
@@ -178,7 +178,7 @@ def _columns(grid: Grid, first: int, last: int) -> Grid:
 
 @dataclass(frozen=True)
 class _Part(Grid):
-    whole: Grid | None = None
+    whole: Grid = field(kw_only=True)
 
     @property
     def footnotes(self) -> list[str]:

@@ -24,9 +24,10 @@ def weight_files(name: str | Path) -> list[Path]:
             found = [try_to_load_from_cache(str(name), file) for file in ("adapter_config.json", "config.json")]
         except HFValidationError:  # a path that is no repo's name
             return []
-        folder = next((Path(file).parent for file in found if isinstance(file, str)), None)
-    if folder is None:
-        return []
+        cached = [Path(file).parent for file in found if isinstance(file, str)]
+        if not cached:
+            return []
+        folder = cached[0]
     return next((files for pattern in _PATTERNS if (files := sorted(folder.glob(pattern)))), [])
 
 

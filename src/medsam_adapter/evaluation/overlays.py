@@ -174,7 +174,7 @@ def _outline(mask: np.ndarray, thickness: float) -> np.ndarray:
 
 
 def _blend(canvas: np.ndarray, mask: np.ndarray, rgb: tuple[int, int, int], opacity: float) -> np.ndarray:
-    return np.where(mask[..., None], (1 - opacity) * canvas + opacity * np.float32(rgb), canvas)
+    return np.where(mask[..., None], (1 - opacity) * canvas + opacity * np.array(rgb, np.float32), canvas)
 
 
 def _draw_click(picture: Image.Image, xy: np.ndarray, rgb: tuple[int, int, int], radius: float) -> None:

@@ -43,7 +43,7 @@ def overlay_item(
         turn.array_to_source(prediction)[z],
         None if reference is None else turn.array_to_source(reference)[z],
         points_xy=np.array([xyz[:2] for xyz, _ in here]) if here else None,
-        labels=[label for _, label in here] if here else None,
+        labels=np.array([label for _, label in here]) if here else None,
         boxes_xyxy=np.array(boxes) if boxes else None,
         pixel_spacing=turn.spacing_to_source(scan.spacing_mm)[1:],
     )

@@ -14,7 +14,7 @@ import re
 import numpy as np
 
 from medsam_adapter.data.geometry import Turn
-from medsam_adapter.errors import PromptError
+from medsam_adapter.errors import PromptError, did_you_mean
 from medsam_adapter.prompts.boxes import box_with_iou, tight_box
 from medsam_adapter.prompts.clicks import interior_point, largest_component, random_point
 from medsam_adapter.prompts.types import ObjectPrompt
@@ -28,7 +28,8 @@ reference is empty). A target that a case does not show is asked for all the sam
 def check_protocol(name: str, per: str = "volume") -> None:
     """Raise a `PromptError` for a protocol that does not exist."""
     if name not in SPOKEN and not re.fullmatch(r"[1-9]\d*-points?|box(-0?\.\d+)?", name):
-        raise PromptError("unknown kind of prompts", expected=", ".join(PROTOCOLS), found=name)
+        hint = did_you_mean(name, PROTOCOLS)
+        raise PromptError("unknown kind of prompts", expected=", ".join(PROTOCOLS), found=name, hint=hint)
     if per not in ("slice", "volume"):
         raise PromptError("prompts are given per slice or per volume", expected="slice or volume", found=per)
 

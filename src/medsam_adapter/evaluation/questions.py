@@ -58,6 +58,7 @@ def questions(
     """
     case_seed = np.frombuffer(case_id.encode(), np.uint8).tolist()
     if protocol in SPOKEN:
+        assert texts is not None
         return _spoken(targets, protocol, texts, np.random.default_rng([seed, *case_seed]))
     asked = []
     for name, values in targets.items():

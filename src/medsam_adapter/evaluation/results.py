@@ -129,15 +129,14 @@ class EvaluationResult:
         for case in self.cases:
             pairs.setdefault(case.target, {}).setdefault(case.case_id, []).append(case.metrics)
         targets = {target: _target_summary(list(cases.values())) for target, cases in pairs.items()}
-        overall = TargetSummary(
-            **{name: Statistics.of(getattr(each, name).mean for each in targets.values()) for name in METRIC_NAMES},
-            **{
-                field_.name: sum(getattr(each, field_.name) for each in targets.values())
-                for field_ in fields(TargetSummary)
-                if field_.name not in METRIC_NAMES
-            },
-        )
-        return Summary(targets, overall)
+        overall: dict[str, Any] = {
+            field_.name: sum(getattr(each, field_.name) for each in targets.values())
+            for field_ in fields(TargetSummary)
+            if field_.name not in METRIC_NAMES
+        }
+        for name in METRIC_NAMES:
+            overall[name] = Statistics.of(getattr(each, name).mean for each in targets.values())
+        return Summary(targets, TargetSummary(**overall))
 
     def case_values(self, metric: str) -> tuple[list[str], list[str], np.ndarray]:
         """Case ids, targets and a value of one metric for each: (cases, targets) float, nan where there is none.

@@ -53,9 +53,9 @@ def over_processes(
     if count == 1:
         return list(rows.values())
     gathered = gather_list([(rows, error)])
-    for _, raised in gathered:
-        if raised is not None:
-            raise raised
+    for _, met in gathered:
+        if met is not None:
+            raise met
     rows = {number: found for part, _ in gathered for number, found in part.items()}
     return [rows[number] for number in range(len(cases))]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -81,11 +82,11 @@ def write_best_median_worst(path: str | Path, items: Sequence[OverlayItem], scal
     if not rows:
         raise MSAInputError("nothing to put on the sheet", expected="an item, at least")
     # One cell size for all rows, so that columns stand below each other.
-    size_wh = tuple(max(panel.size[axis] for row in rows for panel in row) for axis in (0, 1))
+    width, height = (max(panel.size[axis] for row in rows for panel in row) for axis in (0, 1))
     lines = []
     for index, (item, row) in enumerate(zip(items, rows, strict=True)):
         headings = ("image", "reference", "prediction") if index == 0 else None
-        line = contact_sheet([_centred(panel, size_wh) for panel in row], len(row), headings)
+        line = contact_sheet([_centred(panel, (width, height)) for panel in row], len(row), headings)
         lines.append(with_title(line, item.caption))
     sheet = contact_sheet(lines, 1)
     path = Path(path)
@@ -95,20 +96,18 @@ def write_best_median_worst(path: str | Path, items: Sequence[OverlayItem], scal
 
 
 def _panels(item: OverlayItem, scale_to: int) -> list[Image.Image]:
-    frame = {"scale_to": scale_to, "pixel_spacing": item.pixel_spacing}
+    frame: dict[str, Any] = {"scale_to": scale_to, "pixel_spacing": item.pixel_spacing}
     plain = draw_overlay(item.image, **frame)
     if item.reference is None:
         reference = Image.new("RGB", plain.size, _BACKGROUND_RGB)
     else:
         reference = draw_overlay(item.image, reference=item.reference, **frame)
-    prompts = {"points_xy": item.points_xy, "labels": item.labels, "boxes_xyxy": item.boxes_xyxy}
+    prompts: dict[str, Any] = {"points_xy": item.points_xy, "labels": item.labels, "boxes_xyxy": item.boxes_xyxy}
     return [plain, reference, draw_overlay(item.image, item.prediction, item.reference, **prompts, **frame)]
 
 
 def _centred(picture: Image.Image, size_wh: tuple[int, int]) -> Image.Image:
     """The picture in the middle of a dark cell."""
     cell = Image.new("RGB", size_wh, _BACKGROUND_RGB)
-    cell.paste(
-        picture.convert("RGB"), tuple((room - side) // 2 for room, side in zip(size_wh, picture.size, strict=True))
-    )
+    cell.paste(picture.convert("RGB"), ((size_wh[0] - picture.width) // 2, (size_wh[1] - picture.height) // 2))
     return cell

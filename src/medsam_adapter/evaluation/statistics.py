@@ -136,17 +136,17 @@ def check_comparable(reference: EvaluationResult, other: EvaluationResult) -> No
             f"the results of {names} cannot be compared: other cases or targets",
             expected="the same cases and targets in both", found="; ".join(told), hint=hint,
         )  # fmt: skip
-    for key, one in first.items():
-        two = second[key]
+    for entry, one in first.items():
+        two = second[entry]
         if one.metrics.reference_voxels != two.metrics.reference_voxels:
             raise MSAInputError(
-                f"the results of {names} cannot be compared: {' '.join(key[:2])} has another reference",
+                f"the results of {names} cannot be compared: {' '.join(entry[:2])} has another reference",
                 expected=f"{one.metrics.reference_voxels} voxels", found=f"{two.metrics.reference_voxels} voxels",
                 hint="evaluate both on the same version of the data set",
             )  # fmt: skip
         if _listed(one.prompts) != _listed(two.prompts):
             raise MSAInputError(
-                f"the results of {names} cannot be compared: {' '.join(key[:2])} was prompted otherwise",
+                f"the results of {names} cannot be compared: {' '.join(entry[:2])} was prompted otherwise",
                 expected=str(one.prompts), found=str(two.prompts), hint=hint,
             )  # fmt: skip
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from huggingface_hub import HfApi
@@ -15,12 +16,17 @@ from huggingface_hub import HfApi
 from medsam_adapter.errors import CheckpointError
 from medsam_adapter.hub.commit import commit_folder, hub_errors
 
+if TYPE_CHECKING:
+    from transformers import SamModel as _Model  # what this is mixed into
+else:
+    _Model = object
+
 MODEL_FILES = ("config.json", "adapter_config.json", "adapter_model.safetensors", "model.safetensors")
 """What makes a repo open; those of an earlier upload must not outlive a later one."""
 TAGS = ("msa-adapter", "medical", "segmentation", "sam", "peft")
 
 
-class PushesToHub:
+class PushesToHub(_Model):
     """Mixin of `MSAModel`, in front of transformers' `PushToHubMixin`."""
 
     def push_to_hub(

@@ -92,8 +92,8 @@ def _of_run(facts: RunFacts) -> ZooEntry:
 def _of_card(name: str, card: Any, private: bool) -> ZooEntry:
     """From the metadata of a card; it may be anybody's, so nothing in it is relied upon."""
     data = _plain(card)
-    ours = data.get("msa") if isinstance(data.get("msa"), dict) else {}
-    targets = ours.get("targets") if isinstance(ours.get("targets"), list) else []
+    ours = _mapping(data, "msa")
+    targets = ours["targets"] if isinstance(ours.get("targets"), list) else []
     dice, dice_of = _dice(data.get("model-index"))
     if dice is None and _number(ours.get("val_dice")) is not None:
         dice, dice_of = _number(ours["val_dice"]), "validation"
@@ -119,19 +119,22 @@ def _dice(index: Any) -> tuple[float | None, str]:
     found: list[tuple[bool, float, str]] = []
     for model in index if isinstance(index, list) else []:
         for result in _list(model, "results"):
-            dataset = result.get("dataset") if isinstance(result.get("dataset"), dict) else {}
+            dataset = _mapping(result, "dataset")
             for metric in _list(result, "metrics"):
                 value = _number(metric.get("value"))
                 if str(metric.get("type", "")).lower() != "dice" or value is None:
                     continue
-                arguments = metric.get("args") if isinstance(metric.get("args"), dict) else {}
-                words = [dataset.get("name"), arguments.get("prompts")]
+                words = [dataset.get("name"), _mapping(metric, "args").get("prompts")]
                 is_mean = "mean over targets" in str(metric.get("name", ""))
                 found.append((not is_mean, value, ", ".join(str(word) for word in words if word)))
     if not found:
         return None, ""
     _, value, dice_of = min(found, key=lambda each: each[0])
     return value, dice_of
+
+
+def _mapping(content: dict[str, Any], key: str) -> dict[str, Any]:
+    return content[key] if isinstance(content.get(key), dict) else {}
 
 
 def _list(content: Any, key: str) -> Sequence[dict[str, Any]]:

@@ -32,7 +32,7 @@ from medsam_adapter.processing_msa import MSAProcessor
 from medsam_adapter.prompts.text import load_text_encoder
 from medsam_adapter.prompts.types import ObjectPrompt
 
-_CHUNK_BYTES = 64 * 2**20
+_CHUNK_BYTES = 16 * 2**20
 
 
 class MSAPredictor:

@@ -95,7 +95,8 @@ class HeldPictures:
 
     def fill(self, batches, count: int, patience: int = 20) -> HeldPictures:
         """Keep the first `count` distinct pictures of a `Mixture`; stop after `patience` batches without a new one."""
-        names, idle = set(), 0
+        names: set[tuple[int, str]] = set()
+        idle = 0
         for batch in batches:
             before = len(names)
             for index, name in enumerate(batch["names"]):

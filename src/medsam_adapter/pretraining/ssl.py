@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -142,7 +143,10 @@ class _Run:
             ],
             lr=recipe.learning_rate,
         )
-        self.step, self.seconds, self.skipped, self.start_check, self.last_check = 0, 0.0, {}, {}, {}
+        self.step, self.seconds = 0, 0.0
+        self.skipped: dict[str, dict[str, Any]] = {}
+        self.start_check: dict[str, float] = {}
+        self.last_check: dict[str, float] = {}
         self.rows: list[dict[str, float]] = []  # losses of the steps that are not logged yet
 
     def fit(self, resume: bool, stop_after: int | None) -> SslResult:

@@ -107,10 +107,10 @@ class SentenceMaker:
         if rng.random() < 0.6:
             text, meant = self.fixed[rng.integers(len(self.fixed))]
             return self._vary(text, rng), meant
-        meant = rng.choice(len(self.targets), int(rng.choice([1, 1, 2, 2, 3])), replace=False)
-        names = [self.names[i][rng.integers(len(self.names[i]))] for i in meant]
+        chosen = rng.choice(len(self.targets), int(rng.choice([1, 1, 2, 2, 3])), replace=False)
+        names = [self.names[i][rng.integers(len(self.names[i]))] for i in chosen]
         joined = " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
-        return FRAMES[rng.integers(len(FRAMES))].format(joined), {int(i) for i in meant}
+        return FRAMES[rng.integers(len(FRAMES))].format(joined), {int(i) for i in chosen}
 
     def _vary(self, text: str, rng: np.random.Generator) -> str:
         """The sentence with some words left out or exchanged; what it names stays."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy import ndimage
 from torch import Tensor
 
@@ -66,7 +68,7 @@ class PromptSet:
         """Sentences alone: texts (n, W)."""
         return cls(np.zeros((len(texts), 0, 2), np.float32), np.zeros((len(texts), 0), int), texts=texts)
 
-    def tensors(self, device: torch.device, leading: tuple[int, int]) -> dict[str, Tensor | None]:
+    def tensors(self, device: torch.device, leading: tuple[int, int]) -> dict[str, Any]:
         """Arguments of `decode_masks`, n split into `leading` = (images, objects); one of the two may be -1."""
 
         def put(x, dtype):
@@ -81,7 +83,7 @@ class PromptSet:
         }
 
 
-def to_model_frame(xy: np.ndarray, stride: int) -> np.ndarray:
+def to_model_frame(xy: ArrayLike, stride: int) -> np.ndarray:
     """Mask pixels to the model frame: centres stay centres."""
     return (np.asarray(xy, dtype=np.float32) + 0.5) * stride - 0.5
 
@@ -117,7 +119,7 @@ def opening_prompts(
             if boxes is not None:
                 boxes[i] = 0, 0, *to_model_frame(np.array(target.shape[::-1]) - 1, stride)
             continue
-        if kind == "neighbour":
+        if masks is not None:
             masks[i], shape = neighbour_mask(target, drawer)
             points[i, 0], labels[i, 0] = to_model_frame(interior_point(shape), stride), FOREGROUND
         elif count:

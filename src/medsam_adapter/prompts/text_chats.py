@@ -130,7 +130,7 @@ def _shown(url: str) -> str:
         parts = urlsplit(url)
         host = parts.hostname and f"{parts.hostname}:{parts.port}" if parts.port else parts.hostname
     except ValueError:
-        parts, host = None, None
+        parts, host = urlsplit(""), None
     if not host or parts.scheme not in ("http", "https"):
         raise PromptError(
             "the endpoint is no URL",

@@ -20,7 +20,6 @@ The key of a target is its standard name.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from typing import Any
 import yaml
 
 from ..data.plain_yaml import read_yaml
-from ..errors import DataError
+from ..errors import DataError, did_you_mean
 from .text_names import plain_name, sentence_key
 
 SHIPPED = Path(__file__).with_name("texts")
@@ -150,14 +149,14 @@ def _target(name: Any, entry: Any, shared: dict[str, Any]) -> Entry:
     if not isinstance(name, str) or not name.strip():
         raise DataError("a target has no name", file=shared["file"], expected="a text as key", found=repr(name))
     entry = _mapping(entry, TARGET_KEYS, shared["file"], name)
-    parts = {key: _texts(entry, key, shared["file"], name) for key in TARGET_KEYS}
+    parts: dict[str, Any] = {key: _texts(entry, key, shared["file"], name) for key in TARGET_KEYS}
     parts["names"] = (name, *(other for other in parts["names"] if plain_name(other) != plain_name(name)))
     return Entry(owner=(name,), **parts, **shared)
 
 
 def _union(title: str, entry: Any, shared: dict[str, Any]) -> Entry:
     entry = _mapping(entry, UNION_KEYS, shared["file"], title)
-    parts = {key: _texts(entry, key, shared["file"], title) for key in UNION_KEYS}
+    parts: dict[str, Any] = {key: _texts(entry, key, shared["file"], title) for key in UNION_KEYS}
     owner = tuple(dict.fromkeys(parts.pop("targets")))
     if len(owner) < 2:
         raise DataError(
@@ -173,13 +172,12 @@ def _mapping(content: Any, keys: tuple[str, ...], file: Path, where: str) -> dic
         )
     for key in content:
         if key not in keys:
-            near = difflib.get_close_matches(str(key), keys, 1, 0.4)
             raise DataError(
                 f"{where} has an unknown key {key}",
                 file=file,
                 expected=", ".join(keys),
                 found=str(key),
-                hint=f"did you mean {near[0]}?" if near else "remove it",
+                hint=did_you_mean(key, keys, "remove it"),
             )
     return content
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from ..errors import DataError
-from .text_bank import TargetTexts, TextBank
+from .text_bank import TargetTexts, TextBank, UnionTexts
 from .text_chats import Chat, Messages, endpoint_chat, local_chat
 from .text_files import SHIPPED, read_file
 from .text_names import Finder, plain_name, sentence_key, too_long
@@ -175,7 +175,8 @@ def _strangers(bank: TextBank, standard: str, region: str | None, names: list[st
 
 
 def _all_sentences(bank: TextBank) -> list[str]:
-    return [s for texts in [*bank.targets.values(), *bank.unions] for s in texts.train + texts.held_out]
+    every: list[TargetTexts | UnionTexts] = [*bank.targets.values(), *bank.unions]
+    return [sentence for texts in every for sentence in texts.train + texts.held_out]
 
 
 def _unique(names: Sequence[str]) -> list[str]:

@@ -20,9 +20,9 @@ class ObjectPrompt:
         text: a sentence that names the object; empty for none. Alone, it is said of every slice.
     """
 
-    points: list[tuple[float, float, float]] = field(default_factory=list)
+    points: list[tuple[float, ...]] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
-    boxes: list[tuple[float, float, float, float, float, float]] = field(default_factory=list)
+    boxes: list[tuple[float, ...]] = field(default_factory=list)
     text: str = ""
 
     @property

@@ -9,7 +9,6 @@ the same.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from transformers.utils import find_adapter_config_file
 from medsam_adapter.adapters.config import MSAAdapterConfig
 from medsam_adapter.adapters.files import AdapterConfig, plain_config, read_adapter_config
 from medsam_adapter.backbones import resolve_base
-from medsam_adapter.errors import CheckpointError, RecipeError
+from medsam_adapter.errors import CheckpointError, RecipeError, did_you_mean
 from medsam_adapter.modeling_msa import MSAModel
 from medsam_adapter.training.recipe import Recipe
 
@@ -116,10 +115,9 @@ def _made(cls: type, fields: dict, section: str, hidden: tuple[str, ...]) -> Ada
     known = [field.name for field in dataclasses.fields(cls) if field.name not in hidden]
     for key in fields:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
             raise RecipeError(
                 f"unknown key {section}.{key}", expected=f"fields of {cls.__name__}", found=key,
-                hint=f"did you mean {section}.{near[0]}?" if near else "remove it",
+                hint=did_you_mean(key, known, "remove it", f"{section}."),
             )  # fmt: skip
     try:
         return cls(**fields)

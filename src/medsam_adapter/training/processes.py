@@ -144,6 +144,10 @@ def whole_weights(accelerator: Accelerator, module: nn.Module) -> Iterator[None]
     try:
         yield
     finally:
+        # Each call in here was noted as a forward pass of a step, in this process only: the next backward pass would
+        # fetch weights in that order, and the processes wait for each other for ever.
+        for root in parts[:1]:
+            root.reset_iter_state()
         for number, part in enumerate(parts):
             part.reshard()
             is_root = number == 0  # stays whole from its forward to its backward pass, as accelerate sets it up

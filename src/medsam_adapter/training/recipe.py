@@ -7,7 +7,6 @@ saved with each run. The text under a field is its help.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import types
 import typing
@@ -20,7 +19,7 @@ import yaml
 
 from medsam_adapter.baselines.names import BASELINES
 from medsam_adapter.data.plain_yaml import read_yaml
-from medsam_adapter.errors import RecipeError
+from medsam_adapter.errors import RecipeError, did_you_mean, near_path
 from medsam_adapter.prompts.simulate import PromptMix
 
 
@@ -253,8 +252,9 @@ def load_yaml(cls: type, path: str | Path, overrides: Sequence[str] = ()) -> Any
     file = path / "recipe.yaml" if path.is_dir() else path
     if not file.is_file():
         raise RecipeError(
-            "there is no such recipe", file=file, expected="a YAML file", hint="hub_configs/ holds examples"
-        )
+            "there is no such recipe", file=file, expected="a YAML file",
+            hint=near_path(path.parent if path.suffix else path, "recipe.yaml", "hub_configs/ holds examples"),
+        )  # fmt: skip
     try:
         values = read_yaml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -277,6 +277,7 @@ def make_recipe(values: dict[str, Any]) -> Recipe:
 
 
 def _check(recipe: Recipe, file) -> None:
+    every_steps = recipe.run.checkpoint_every_steps
     bounds = [
         ("data.val_fraction", recipe.data.val_fraction, 0, 0.9),
         ("data.test_fraction", recipe.data.test_fraction, 0, 0.9),
@@ -288,7 +289,7 @@ def _check(recipe: Recipe, file) -> None:
         ("data.chunk_slices", 1 if recipe.data.chunk_slices is None else recipe.data.chunk_slices, 1, 10**6),
         ("optim.gradient_accumulation", recipe.optim.gradient_accumulation, 1, 10**6),
         ("run.checkpoint_every", recipe.run.checkpoint_every, 1, 10**6),
-        ("run.checkpoint_every_steps", recipe.run.checkpoint_every_steps or 1, 1, 10**9),
+        ("run.checkpoint_every_steps", 1 if every_steps is None else every_steps, 1, 10**9),
         ("run.keep_checkpoints", recipe.run.keep_checkpoints, 1, 1000),
         ("prompts.correction_probability", recipe.prompts.correction_probability, 0, 1),
         ("prompts.correction_ramp", recipe.prompts.correction_ramp, 0, 1),
@@ -366,13 +367,12 @@ def _fill(cls: type, values: dict[str, Any], where: str, file) -> Any:
     for key, value in values.items():
         name = f"{where}{key}"
         if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, 1, 0.4)
             raise RecipeError(
                 f"unknown key {name}",
                 file=file,
                 expected=", ".join(hints),
                 found=str(key),
-                hint=f"did you mean {where}{near[0]}?" if near else "remove it",
+                hint=did_you_mean(key, hints, "remove it", where),
             )
         made[key] = _convert(value, hints[key], name, file)
     return cls(**made)

@@ -16,16 +16,17 @@ from medsam_adapter.errors import DataError
 from miniatures import msd
 
 BAD_NAMES = (
-    "", " ", ".", "..", "../x", "a/b", "/etc/passwd", "a\\b", "..\\x", "C:\\x", "C:x", "a\0b", "a\nb", "\x7f", "CON", "nul",
-    "aux.png", "COM1", "lpt9.nii.gz", "Con .txt", "a" * (MAX_NAME_BYTES + 1), "ä" * (MAX_NAME_BYTES // 2 + 1), "\ud800", None, 7,
+    "", " ", ".", "..", "../x", "a/b", "/etc/passwd", "a\\b", "..\\x", "C:\\x", "C:x", "a\0b", "a\nb", "\x7f", "CON",
+    "nul", "a:b", "aux.png", "COM1", "lpt9.nii.gz", "Con .txt", "a" * (MAX_NAME_BYTES + 1),
+    "ä" * (MAX_NAME_BYTES // 2 + 1), "\ud800", None, 7,
 )  # fmt: skip
 GOOD_NAMES = (
-    "a", "case_0001", "patient 7", "ISIC_0000000", "...a", "a.b.c", "LIDC-IDRI-0001", "脾脏", "console", "ConA", "com10",
-    "a" * MAX_NAME_BYTES, "~", "-rf", "a:b",
+    "a", "case_0001", "patient 7", "ISIC_0000000", "...a", "a.b.c", "LIDC-IDRI-0001", "脾脏", "console", "ConA",
+    "com10", "a" * MAX_NAME_BYTES, "~", "-rf", "T1:post",
 )  # fmt: skip
 BAD_PATHS = (
-    "", " ", "..", "../x", "a/../../x", "a/..", "/etc/passwd", "\\x", "\\\\server\\x", "C:\\x", "c:x", "a\0b", "a" * 300, ".",
-    "./", "a/" * 3000, None, 7, ["a"], "a\\..\\x",
+    "", " ", "..", "../x", "a/../../x", "a/..", "/etc/passwd", "\\x", "\\\\server\\x", "C:\\x", "c:x", "a\0b",
+    "a" * 300, ".", "./", "a/" * 3000, None, 7, ["a"], "a\\..\\x",
 )  # fmt: skip
 GOOD_PATHS = ("a.png", "./a.png", "imagesTr/a.nii.gz", "a/b/c.png", "..a/b", "a..b", "a b/ä.png", ".hidden/x")
 

@@ -12,7 +12,7 @@ from medsam_adapter.data.sample import Scan
 from medsam_adapter.demo.planes import PLANES, planes_of
 
 SHAPE_RAS, SPACING_RAS = (9, 11, 7), (1.5, 2.0, 4.0)
-# Ends of the patient's axes: (right to left, back to front, feet to head), as voxels of a RAS array.
+# The ends of the patient, as voxels of a RAS array: i grows to the right.
 MARKS = {"R": (8, 5, 3), "L": (0, 5, 3), "A": (4, 10, 3), "P": (4, 0, 3), "S": (4, 5, 6), "I": (4, 5, 0)}
 VALUES = {side: value for value, side in enumerate("RLAPSI", 1)}
 EDGES = {
@@ -28,7 +28,7 @@ ORIENTATIONS = [
 
 
 def patient() -> nib.Nifti1Image:
-    """Six marked voxels; in RAS voxel 0 lies left, back and low."""
+    """Six marked voxels, one at each end."""
     data = np.zeros(SHAPE_RAS, np.int16)
     for side, (i, j, k) in MARKS.items():
         data[i, j, k] = VALUES[side]
@@ -58,6 +58,9 @@ def test_the_patient_lies_alike(codes):
         seen = np.stack([plane.slice_of(scan.array, index) for index in range(plane.num_slices)])
         assert seen.shape == plane.shape_zyx
         ends = {"left": (2, 0), "right": (2, -1), "top": (1, 0), "bottom": (1, -1)}
+        # Slices count from the feet, from the front, from the right.
+        first = {"axial": "I", "coronal": "A", "sagittal": "R"}[name]
+        assert np.argwhere(seen == VALUES[first])[0, 0] == 0
         for edge, side in plane.edges.items():
             axis, at = ends[edge]
             where = np.argwhere(seen == VALUES[side])
@@ -70,8 +73,12 @@ def test_sizes_and_proportions(codes):
     x, y, z = SHAPE_RAS
     mm_x, mm_y, mm_z = SPACING_RAS
     assert planes["axial"].shape_zyx == (z, y, x) and planes["axial"].spacing_mm == pytest.approx((mm_z, mm_y, mm_x))
-    assert planes["coronal"].shape_zyx == (y, z, x) and planes["coronal"].spacing_mm == pytest.approx((mm_y, mm_z, mm_x))
-    assert planes["sagittal"].shape_zyx == (x, z, y) and planes["sagittal"].spacing_mm == pytest.approx((mm_x, mm_z, mm_y))
+    assert planes["coronal"].shape_zyx == (y, z, x) and planes["coronal"].spacing_mm == pytest.approx(
+        (mm_y, mm_z, mm_x)
+    )
+    assert planes["sagittal"].shape_zyx == (x, z, y) and planes["sagittal"].spacing_mm == pytest.approx(
+        (mm_x, mm_z, mm_y)
+    )
     aspects = {"axial": mm_y / mm_x, "coronal": mm_z / mm_x, "sagittal": mm_z / mm_y}
     for name, plane in planes.items():
         assert plane.pixel_aspect == pytest.approx(aspects[name]) and plane.num_slices == plane.shape_zyx[0]
@@ -83,7 +90,13 @@ def test_a_pixel_is_the_voxel_under_it(codes):
     scan.array = np.arange(scan.array.size).reshape(scan.array.shape)
     for plane in planes_of(scan).values():
         depth, height, width = plane.shape_zyx
-        for x, y, index in [(0, 0, 0), (width - 1, 0, 0), (0, height - 1, 1), (width - 1, height - 1, depth - 1), (2, 3, 1)]:
+        for x, y, index in [
+            (0, 0, 0),
+            (width - 1, 0, 0),
+            (0, height - 1, 1),
+            (width - 1, height - 1, depth - 1),
+            (2, 3, 1),
+        ]:
             i, j, k = plane.to_file(x, y, index)
             assert scan.array[int(k), int(j), int(i)] == plane.slice_of(scan.array, index)[y, x]
             np.testing.assert_array_equal(plane.from_file((i, j, k)), (x, y, index))

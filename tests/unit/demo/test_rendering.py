@@ -117,7 +117,10 @@ def test_clicks_are_drawn_on_their_pixel(aspect):
     changed = np.argwhere((got != 100).any(-1))
     assert len(changed) < 500
     # an object is marked by a cross, background by a bar
-    plus, minus = (round(6.5 * width / 24), round(5.5 * height / 20)), (round(17.5 * width / 24), round(12.5 * height / 20))
+    plus, minus = (
+        (round(6.5 * width / 24), round(5.5 * height / 20)),
+        (round(17.5 * width / 24), round(12.5 * height / 20)),
+    )
     assert got[plus[1] - 3, plus[0]].tolist() == [255] * 3 and got[minus[1] - 3, minus[0]].tolist() != [255] * 3
 
 

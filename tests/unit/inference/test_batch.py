@@ -165,9 +165,19 @@ def test_an_interruption_is_no_death(predictor, scans, tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "read_scan", read)
     for _ in range(MAX_DEATHS + 1):
         with pytest.raises(KeyboardInterrupt):
-            list(predict_cases(predictor, cases_of(scans), output))
+            list(predict_cases(predictor, cases_of(scans)[:1], output))
     monkeypatch.undo()
-    assert len(list(predict_cases(predictor, cases_of(scans), output))) == 4
+    assert [r.is_done for r in predict_cases(predictor, cases_of(scans), output)] == [True] * 4
+
+
+def test_what_another_process_has_done_meanwhile_is_not_done_again(predictor, scans, tmp_path):
+    cases, output = cases_of(scans), tmp_path / "out"
+    mine = predict_cases(predictor, cases, output)
+    next(mine)
+    asked = batch._digest(predictor, cases[1], "", True)
+    line = {"case": "v1", "turn": 1, "status": DONE, "asked": asked, "output": "v1.nii.gz"}
+    (output / "manifest-00007.jsonl").write_text(json.dumps(line) + "\n")
+    assert [r.case_id for r in mine] == ["v2", "p"]
 
 
 def test_a_case_that_processes_die_of_comes_last_and_fails_in_the_end(predictor, scans, tmp_path):

@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from medsam_adapter.errors import CheckpointError, OutputError
+from medsam_adapter.errors import CheckpointError, OutputError, RecipeError
 from medsam_adapter.training import checkpoint as module
 from medsam_adapter.training.checkpoint import (
     checkpoints,
@@ -19,6 +19,7 @@ from medsam_adapter.training.checkpoint import (
     save_checkpoint,
     trainable_state,
 )
+from medsam_adapter.training.recipe import make_recipe
 
 
 def state(number: float) -> dict:
@@ -28,6 +29,13 @@ def state(number: float) -> dict:
 
 def names(folder) -> list[str]:
     return [path.name for path in checkpoints(folder)]
+
+
+@pytest.mark.parametrize("name", ["checkpoint_every", "checkpoint_every_steps", "keep_checkpoints"])
+def test_how_often_and_how_many_is_at_least_one(name):
+    assert make_recipe({"run": {name: 1}})
+    with pytest.raises(RecipeError, match=f"run.{name} is out of range"):
+        make_recipe({"run": {name: 0}})
 
 
 def test_what_was_saved_is_read(tmp_path):

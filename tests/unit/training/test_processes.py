@@ -143,10 +143,14 @@ def test_the_mean_of_the_parts_gradients_is_that_of_the_whole_batch(make_objecti
         assert (got[name] - gradient).abs().max() < 1e-5 * largest, name
 
 
-def test_a_part_without_anything_to_click_goes_along(make_objective, monkeypatch):
-    """Its sample shows no target: it decodes something (else FSDP and DDP wait) and adds nothing."""
+@pytest.mark.parametrize("with_texts", [False, True])
+def test_a_part_without_anything_to_click_goes_along(make_objective, monkeypatch, with_texts):
+    """Its sample shows no target: it decodes something (else FSDP and DDP wait) and adds nothing.
+
+    Nor does it say its sentences in place of clicks, as a whole batch without anything to click would.
+    """
     objective, whole = make_objective(clicks=1.0), inputs()
-    for key in ("texts", "text_targets"):
+    for key in () if with_texts else ("texts", "text_targets"):
         del whole[key]
     whole["targets"][2] = 0
     expected, (report,) = gradients(objective, [whole], monkeypatch)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ...errors import DataError
 from ..safe_names import refuse_unsafe_name
+from ..sample import Case
 from . import (
     acdc,
     amos22,
@@ -110,8 +111,15 @@ def open_dataset(
 
 def _with_safe_ids(dataset: Dataset) -> Dataset:
     """File names are made of case ids, and a data set may have been written by anybody."""
+    seen: dict[str, Case] = {}
     for case in dataset.cases:
         refuse_unsafe_name(case.case_id, "case id", dataset.root)
+        other = seen.setdefault(case.case_id, case)
+        if other is not case:
+            raise DataError(
+                "has two cases of one id", file=dataset.root, expected="names that differ",
+                found=f"{case.case_id} for {other.image} and {case.image}", hint="rename one of the files",
+            )  # fmt: skip
     return dataset
 
 

@@ -138,8 +138,13 @@ class Dataset:
         if case.label is not None:
             return self.read_label_file(case.label, like)
         if case.raters:
-            return majority([self.read_labels(case, like, name) for name in case.raters], self.nested)
+            return majority(list(self.read_raters(case, like).values()), self.nested)
         return None
+
+    def read_raters(self, case: Case, like: Scan | None = None) -> dict[str, np.ndarray]:
+        """{name of a person who marked the case: the label map}; errors as `read_labels`."""
+        marked = {name: self.read_labels(case, like, name) for name in case.raters}
+        return {name: labels for name, labels in marked.items() if labels is not None}
 
     def read_label_file(self, file: Path, like: Scan | None) -> np.ndarray:
         """One file of labels, values 0..K; what a layout overrides whose labels are no label maps."""

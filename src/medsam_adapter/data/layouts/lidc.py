@@ -68,16 +68,15 @@ class LidcDataset(Dataset):
         Raises:
             DataError: also an XML file that is damaged, or contours that lie on no slice or outside the image.
         """
-        if case.raters and like is None:
-            like = self.read_scan(case)
-        if rater in case.raters:
-            return draw_session(case.raters[rater], list(case.raters).index(rater), like)
-        if rater is None and case.raters:
+        if not case.raters or (rater is not None and rater not in case.raters):
+            return super().read_labels(case, like, rater)
+        like = self.read_scan(case) if like is None else like
+        if rater is None:
             votes = np.zeros(like.shape_zyx, np.uint8)
-            for name in case.raters:
-                votes += self.read_labels(case, like, name)
+            for number, file in enumerate(case.raters.values()):
+                votes += draw_session(file, number, like)
             return (votes * 2 > len(case.raters)).astype(np.uint8)
-        return super().read_labels(case, like, rater)
+        return draw_session(case.raters[rater], list(case.raters).index(rater), like)
 
 
 def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Dataset:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -131,7 +132,7 @@ def _dims(checkpoint: Checkpoint, has_depth: bool, said: str | None, notes: list
 def _was_trained(checkpoint: Checkpoint, kind: str) -> bool | None:
     """Whether the adapters of a kind were ever changed; None if that does not show."""
     names = [name for name in checkpoint.state if name != POSITIONS]
-    optimizer = checkpoint.training.get("optimizer")
+    optimizer: Any = checkpoint.training.get("optimizer")
     try:
         steps, groups = optimizer["state"], optimizer["param_groups"]
         numbers = [number for group in groups for number in group["params"]]

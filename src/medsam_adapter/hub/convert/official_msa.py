@@ -121,7 +121,7 @@ def convert_official(checkpoint: Checkpoint, folder: Path, choices: OfficialChoi
         model.save_pretrained(unfinished)
         MSAProcessor(image_size=size, image_mean=mean, image_std=std).save_pretrained(unfinished)
         title = name or folder.resolve().name
-        write_official_card(unfinished, title, checkpoint.file.name, config, model.base_name, notes)
+        write_official_card(unfinished, title, checkpoint.file.name, config, model.base_name or base, notes)
     return notes
 
 
@@ -157,8 +157,9 @@ def _positions(found: str | None, said: str | None, file: Path, notes: list[str]
 def _trained_decoder(checkpoint: Checkpoint, model: MSAModel) -> dict[str, Tensor]:
     """The mask decoder by our names if the file has one that differs from the base's."""
     places = {name: value for name, value in model.state_dict().items() if name.startswith(DECODER)}
-    given = {name: checkpoint.state.get(meta_name(name)) for name in places}
-    if any(value is None for value in given.values()) or all(
+    found = {name: checkpoint.state.get(meta_name(name)) for name in places}
+    given = {name: value for name, value in found.items() if value is not None}
+    if len(given) < len(places) or all(
         torch.equal(given[name].float(), value.float()) for name, value in places.items()
     ):
         return {}

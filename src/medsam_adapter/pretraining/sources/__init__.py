@@ -6,13 +6,13 @@ A new kind is a file here with a class or function whose arguments are the keys 
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import types
 import typing
+from collections.abc import Callable
 from typing import Any
 
-from medsam_adapter.errors import RecipeError
+from medsam_adapter.errors import RecipeError, did_you_mean
 from medsam_adapter.pretraining.sources.base import Picture, Source
 from medsam_adapter.pretraining.sources.bcn20000 import open_bcn20000
 from medsam_adapter.pretraining.sources.eyepacs import open_eyepacs
@@ -22,7 +22,7 @@ from medsam_adapter.pretraining.sources.mixture import Mixture
 from medsam_adapter.pretraining.sources.radimagenet import open_radimagenet
 from medsam_adapter.pretraining.sources.streaming import StreamSource
 
-KINDS = {
+KINDS: dict[str, Callable[..., Any]] = {
     "folder": FolderSource,
     "radimagenet": open_radimagenet,
     "eyepacs": open_eyepacs,
@@ -44,8 +44,9 @@ def open_source(section: dict[str, Any]) -> Source | StreamSource:
     kind = section.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise RecipeError(
-            "a source is of an unknown kind", expected=", ".join(KINDS), found=f"kind: {kind}", hint=_near(kind, KINDS)
-        )
+            "a source is of an unknown kind", expected=", ".join(KINDS), found=f"kind: {kind}",
+            hint=did_you_mean(kind, KINDS),
+        )  # fmt: skip
     _check("weight", section.get("weight", 1.0), float, kind)
     values = {key: value for key, value in section.items() if key not in ("kind", "weight")}
     make = KINDS[kind]
@@ -56,7 +57,7 @@ def open_source(section: dict[str, Any]) -> Source | StreamSource:
             known = ["kind", "weight", *parameters]
             raise RecipeError(
                 f"unknown key {key} of a source of kind {kind}", expected=", ".join(known), found=str(key),
-                hint=_near(key, known),
+                hint=did_you_mean(key, known),
             )  # fmt: skip
         _check(key, value, hints[key], kind)
     for key, parameter in parameters.items():
@@ -65,11 +66,6 @@ def open_source(section: dict[str, Any]) -> Source | StreamSource:
                 f"a source of kind {kind} needs {key}", expected=f"{key}: ...", found=f"keys {list(section)}"
             )
     return make(**values)
-
-
-def _near(word: Any, known) -> str | None:
-    near = difflib.get_close_matches(str(word), list(known), 1, 0.4)
-    return f"did you mean {near[0]}?" if near else None
 
 
 def _check(key: str, value: Any, hint: Any, kind: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -49,7 +50,7 @@ def read_pages(
     file: Path | BinaryIO,
     name: str | Path,
     intensity: str | None = None,
-    window_hu: tuple[float, float] | None = None,
+    window_hu: Sequence[float] | None = None,
 ) -> np.ndarray:
     """(D, H, W) or (D, H, W, 3) float32 in [0, 1] of a picture file; D is 1 but for a TIFF of several pages.
 
@@ -62,7 +63,7 @@ def read_pages(
         DataError: damaged, no picture, or of an unknown intensity scale.
     """
     try:
-        return to_unit(read_picture(file), intensity, window_hu)
+        return to_unit(read_picture(file), intensity, window_hu)  # type: ignore[arg-type]  # Pillow opens streams as well
     except DataError as error:
         if error.found and not isinstance(file, Path):  # the address of the bytes is another in every run
             error.found = error.found.replace(repr(file), "it")
@@ -76,7 +77,7 @@ def read_pages(
         ) from error
 
 
-def with_file(error: DataError, file: str | Path) -> DataError:
+def with_file(error: DataError, file: str | Path | None) -> DataError:
     """The same error, naming a file."""
     return DataError(error.problem, file=file, expected=error.expected, found=error.found, hint=error.hint)
 

@@ -51,9 +51,9 @@ def open_bcn20000(
     """
     root = folder_of(path)
     table, columns, rows = read_table(root, csv)
-    key = next((column for column in ("isic_id", "bcn_filename", "image") if column in columns), None)
+    key = next((column for column in ("isic_id", "bcn_filename", "image") if column in columns), "")
     is_one_hot = key == "image" and all(column in columns for column in ONE_HOT[:-1])
-    if not is_one_hot and (key in (None, "image") or not any(c in columns for c in ("diagnosis", *LEVELS))):
+    if not is_one_hot and (key in ("", "image") or not any(c in columns for c in ("diagnosis", *LEVELS))):
         raise DataError(
             "does not have the columns of this data set", file=table,
             expected=f"isic_id or bcn_filename and diagnosis; or image, {', '.join(ONE_HOT)}",

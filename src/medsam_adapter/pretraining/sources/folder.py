@@ -149,7 +149,7 @@ class FolderSource:
             return [_Unit(file, depth, size, True)]
         if file.lower().endswith((".tif", ".tiff")):
             try:
-                with Image.open(path) as picture:
+                with Image.open(path, formats=("TIFF",)) as picture:
                     pages = getattr(picture, "n_frames", 1)
                     size = pages * picture.width * picture.height * len(picture.getbands())
             except Exception:  # as above
@@ -192,7 +192,7 @@ class FolderSource:
         try:
             scan = read_scan(file, channel=unit.channel)
             values = _to_bytes(to_unit(scan.array, self.intensity, self.window_hu))
-            if self.orientation != "file":
+            if self.orientation != "file" and scan.affine is not None:
                 turn = Turn.to_codes(scan.affine, scan.shape_zyx[::-1], self.orientation)
                 values = np.ascontiguousarray(turn.array_to_source(values))
             return values

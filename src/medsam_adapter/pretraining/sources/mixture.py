@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +64,8 @@ class Mixture(IterableDataset):
         num_processes: int = 1,
         augment: bool = True,
     ):
-        self.sources, self.seed, self.augment = list(sources), seed, augment
+        self.sources: list[Any] = list(sources)  # one kind or the other, as `_is_stream` says
+        self.seed, self.augment = seed, augment
         self.batch_size, self.steps, self.start = batch_size, steps, start
         self.process_index, self.num_processes = process_index, num_processes
         self._processor = MSAProcessor(image_size=image_size)
@@ -138,7 +140,9 @@ class Mixture(IterableDataset):
     def _batch(self, step: int, picks: np.ndarray, drawn: np.ndarray, streams: dict[int, _Ahead]) -> dict:
         first = step * len(picks)
         drawn = drawn.copy()
-        pictures, skipped, pixels = [], [], []
+        pictures: list[Picture] = []
+        skipped: list[tuple[str, str]] = []
+        pixels: list[torch.Tensor] = []
         for slot, source in enumerate(picks.tolist()):
             is_mine = self._mine.start <= slot < self._mine.stop
             if is_mine:

@@ -44,7 +44,7 @@ def open_radimagenet(
     return PictureList(name, root, _entries(root, rows), table, max_images)
 
 
-def _entries(root: Path, rows: Iterator[dict[str, str]]) -> Iterator[tuple[str, str]]:
+def _entries(root: Path, rows: Iterator[dict[str, str]]) -> Iterator[tuple[str, str | None]]:
     """Table paths as they lie below root: with the leading folder or without, whichever the first files show."""
     first = list(islice(rows, CHECKED))
     bare = [row["filename"].replace("\\", "/").removeprefix("./").removeprefix(TOP) for row in first]
