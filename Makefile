@@ -16,7 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN
 CHECK_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-fast style quality audit fresh coverage docs screenshots clean distclean
+.PHONY: help install quickstart test test-fast style quality audit fresh coverage mutations docs screenshots clean distclean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,10 +72,16 @@ coverage: $(STAMP) ## All tests, and the lines of src/ that they run; below 90 %
 		$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt pytest-cov
 	$(PYTEST) --cov=medsam_adapter --cov-report=term:skip-covered --cov-fail-under=90
 
-screenshots: $(STAMP) ## The pictures of the demo for the README, with the quickstart's adapter
+mutations: $(STAMP) ## Spoils the code in ten places, one at a time in a copy, and shows that tests fail
+	$(BIN)/python .ci/mutations.py
+
+# The quickstart's recipe with three times the epochs, so that the masks are worth looking at (about 8 minutes).
+outputs/msa-phantom: $(STAMP)
 	test -d outputs/quickstart/msa-phantom || $(BIN)/msa quickstart
-	MSA_SCREENSHOTS=docs/figures MSA_DEMO_ADAPTER=outputs/quickstart/msa-phantom \
-		$(BIN)/python -m pytest -q tests/browser/test_screenshots.py
+	$(BIN)/msa train outputs/quickstart/msa-phantom/recipe.yaml --optim.epochs 60 --run.output $@
+
+screenshots: outputs/msa-phantom ## The pictures of the demo for the README
+	MSA_SCREENSHOTS=docs/figures MSA_DEMO_ADAPTER=$< $(BIN)/python -m pytest -q tests/browser/test_screenshots.py
 
 docs: $(STAMP) ## The documentation site into site/; a warning is an error
 	@$(BIN)/python -c 'import mkdocs, material, mkdocstrings' 2>/dev/null || \

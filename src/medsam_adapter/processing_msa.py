@@ -298,7 +298,7 @@ class MSAProcessor(BaseImageProcessor):
         return out
 
 
-def check_point(point: Sequence[float], shape: tuple[int, ...], is_volume: bool) -> None:
+def check_point(point: Sequence[float] | np.ndarray, shape: tuple[int, ...], is_volume: bool) -> None:
     """Raise a `PromptError` unless the point (x, y) or (x, y, z) lies in a (D, H, W) image."""
     wanted = 3 if is_volume else 2
     if len(point) != wanted:

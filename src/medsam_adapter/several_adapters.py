@@ -76,6 +76,8 @@ def with_adapter(method: Callable) -> Callable:
 class SeveralAdapters(_Model):
     """Mixin of `MSAModel`, in front of transformers' `PeftAdapterMixin`."""
 
+    _hf_peft_config_loaded: bool  # transformers': whether there is an adapter
+
     @property
     def loaded_adapters(self) -> dict[str, LoadedAdapter]:
         """{adapter name: where it came from and what goes with it}."""

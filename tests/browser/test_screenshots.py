@@ -18,7 +18,7 @@ from medsam_adapter.prompts.clicks import interior_point
 
 pytestmark = pytest.mark.slow
 LIVER, LEFT_KIDNEY = 1, 3
-SEED = 7
+SEED = 900_007  # a phantom that the adapter of `make screenshots` has not been trained on
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,7 @@ def test_screenshots_of_a_volume(desk, folder, tmp_path):
     here.page.keyboard.press("Enter")
     here.page.wait_for_function("document.querySelector('#msa-table').innerText.includes('left kidney')")
     here.page.wait_for_timeout(500)
+    here.page.evaluate("window.scrollTo(0, 0)")
     here.page.screenshot(path=folder / "demo_volume.png")
 
     here.page.get_by_role("tab", name="3-D").click()

@@ -18,6 +18,7 @@ from medsam_adapter.demo.workspace import Workspace
 from medsam_adapter.inference.predictor import MSAPredictor
 from medsam_adapter.inference.session import Session
 
+pytestmark = pytest.mark.slow
 X, Y, Z = centre_of()
 
 

@@ -19,7 +19,10 @@ from medsam_adapter.data.splits import make_split
 from medsam_adapter.errors import DataError
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not there")
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not there"),
+]
 
 SETS = {
     "hippocampus": ({1: "anterior", 2: "posterior"}, 100),

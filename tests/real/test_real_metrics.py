@@ -14,7 +14,10 @@ from medsam_adapter.data.layouts import open_dataset
 from medsam_adapter.evaluation.metrics import mask_metrics
 
 HIPPOCAMPUS = Path(__file__).parents[3] / "shared" / "data" / "hippocampus"
-pytestmark = pytest.mark.skipif(not HIPPOCAMPUS.exists(), reason="the real data of ../shared/data are not here")
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(not HIPPOCAMPUS.exists(), reason="the real data of ../shared/data are not here"),
+]
 
 
 def overlaps(prediction, reference) -> tuple[float, float]:

@@ -94,8 +94,8 @@ def compare_command(
         headings = ["method", "prompts", *(heading.text for heading in grid.headings)]
         rows = [dict(zip(headings, [cell.text for cell in (*r.names, *r.cells)], strict=True)) for r in grid.rows]
         facts = {"versions": versions(), "seed": seed, "budget": budget, "epochs": epochs, "size": size}
-        outcomes = {name: vars(outcome) for name, outcome in outcomes.items()}
-        typer.echo(json.dumps({"title": grid.title, **facts, "rows": rows, "outcomes": outcomes}, indent=1))
+        found = {name: vars(outcome) for name, outcome in outcomes.items()}
+        typer.echo(json.dumps({"title": grid.title, **facts, "rows": rows, "outcomes": found}, indent=1))
     else:
         print_grid(grid, Console())
         typer.echo(f"runs, results and tables in {output}")

@@ -229,7 +229,7 @@ def prepare_command(
 # -- facts, as --json prints them --------------------------------------------------------------------------------------
 
 
-def _layout_facts(name: str) -> dict[str, str]:
+def _layout_facts(name: str) -> dict[str, Any]:
     from medsam_adapter.data.layouts import LAYOUTS
 
     info = dataclasses.asdict(LAYOUTS[name].INFO)

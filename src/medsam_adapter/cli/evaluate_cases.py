@@ -93,7 +93,7 @@ def _take_part(chosen: Chosen, split: Path | None, part: str, run: Path | None) 
         reason = "" if part == "all" else ", as there is no split"
         chosen.notes.append(f"All {len(labelled)} cases with a reference{reason}.")
         return
-    parts = load_split(split, chosen.dataset.cases) if split is not None else official
+    parts = load_split(split, chosen.dataset.cases) if split is not None else official or {}
     known = {case.case_id: case for case in labelled}
     chosen.cases = [known[case_id] for case_id in parts.get(part, ()) if case_id in known]
     if not chosen.cases:
@@ -108,8 +108,9 @@ def _take_part(chosen: Chosen, split: Path | None, part: str, run: Path | None) 
         )
     whose = "the data set's official split"
     if split is not None:
-        is_own = run is not None and split == run / "split.json"
-        whose = f"the split of the run {run.name}" if is_own else str(split)
+        whose = str(split)
+        if run is not None and split == run / "split.json":
+            whose = f"the split of the run {run.name}"
     chosen.notes.append(f"Cases: the {len(chosen.cases)} of the part {part} of {whose}.")
 
 

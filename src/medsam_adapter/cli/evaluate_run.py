@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medsam_adapter.cli.evaluate_cases import has_settings
 from medsam_adapter.cli.evaluate_outputs import model_names, result_folder, write_result
@@ -18,7 +18,7 @@ def evaluate_models(
     chosen: Chosen,
     kinds: list[str],
     settings: dict,
-    pictures: dict[str, str | None],
+    pictures: dict[str, Any],
     output: Path,
     is_quiet: bool,
     paper_name: str | None,

@@ -77,7 +77,7 @@ def run(arguments: list[str] | None = None) -> int:
     except typer.Abort:
         return _say("interrupted", 130)
     except typer.exceptions.TyperException as error:  # wrong use; typer has its own copy of click's exceptions
-        error.show()
+        error.show()  # type: ignore[attr-defined]  # all that typer raises have it
         return error.exit_code
     except MSAError as error:
         _reraise_for_debugging()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -76,7 +76,7 @@ def predict_command(
     """
     from medsam_adapter.cli.predict_batch import accept_scores, is_many, predict_many
 
-    for_one = {"--point": point, "--negative-point": negative_point, "--box": box, "--overlay": overlay}
+    for_one: dict[str, Any] = {"--point": point, "--negative-point": negative_point, "--box": box, "--overlay": overlay}
     if session is not None:
         from medsam_adapter.cli.predict_session import predict_session
 
@@ -92,11 +92,13 @@ def predict_command(
             window=window, orientation=orientation, carry=not one_slice, retry_failed=retry_failed, as_json=as_json,
             not_for_many=for_one | {"--series": series, "--key": key},
         )  # fmt: skip
+    from medsam_adapter.baselines.predictor import NetworkPredictor
     from medsam_adapter.cli.mask_output import check_output
     from medsam_adapter.cli.models import is_network, open_predictor
     from medsam_adapter.cli.progress import bar
     from medsam_adapter.cli.prompts_arguments import prompts_of
     from medsam_adapter.data.io import is_picture_file, read_scan, write_mask
+    from medsam_adapter.inference.predictor import MSAPredictor
 
     scan = read_scan(image, series=series, key=key)
     check_output(output, scan)
@@ -104,9 +106,12 @@ def predict_command(
         from medsam_adapter.cli.predict_network import predict_network
 
         asked = for_one | {"--text": text, "--min-score": min_score, "--one-slice": one_slice}
-        return predict_network(open_predictor(model), scan, output, as_json, asked)
+        network = open_predictor(model)
+        assert isinstance(network, NetworkPredictor)
+        return predict_network(network, scan, output, as_json, asked)
     prompts = prompts_of(point, negative_point, box, text, scan)
     predictor = open_predictor(model, intensity, window, orientation)
+    assert isinstance(predictor, MSAPredictor)
     accept_scores(predictor, min_score)
     began = time.perf_counter()
     encoded = predictor.encode(scan)
@@ -119,7 +124,7 @@ def predict_command(
     is_black_and_white = is_picture_file(output) and len(prompts) == 1
     write_mask(output, labels * 255 if is_black_and_white else labels, scan, _segment_names(text, predictor))
     voxel_ml = scan.spacing_mm[0] * scan.spacing_mm[1] * scan.spacing_mm[2] / 1000
-    facts = {
+    facts: dict[str, Any] = {
         "output": str(output), "voxels": int(mask.sum()), "slices": int(mask.any((1, 2)).sum()),
         "volume_ml": round(float(mask.sum()) * voxel_ml, 3) if scan.is_volume else None,
         "seconds": round(seconds, 2),

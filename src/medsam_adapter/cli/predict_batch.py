@@ -105,7 +105,7 @@ def _cases(source: Path, output: Path, prompts: Path | None, text: list[str] | N
             "cannot be the output of many cases", file=output, expected="a folder of its own for the masks",
             found="a file" if output.is_file() else "the folder of the images",
         )  # fmt: skip
-    cases = ask_prompts(found, prompts, folder) if prompts else ask_texts(found, text)
+    cases = ask_prompts(found, prompts, folder) if prompts else ask_texts(found, text or [])
     images = {case.image.absolute() for case in cases}
     overwritten = next((case for case in cases if (output / case.output).absolute() in images), None)
     if overwritten:

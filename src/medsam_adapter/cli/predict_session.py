@@ -34,6 +34,7 @@ def predict_session(
     from medsam_adapter.cli.progress import bar
     from medsam_adapter.data.io import content_digest, is_picture_file, read_scan, write_mask
     from medsam_adapter.errors import PromptError
+    from medsam_adapter.inference.predictor import MSAPredictor
     from medsam_adapter.inference.session import Session
     from medsam_adapter.inference.session_masks import label_map, object_mask, session_processor
 
@@ -59,7 +60,13 @@ def predict_session(
         )
 
     predictor = open_predictor(model or session.model)
-    adapter = None
+    if not isinstance(predictor, MSAPredictor):
+        raise PromptError(
+            "takes no prompts, and a session is made of them", file=model or session.model,
+            expected="an adapter or a plain SAM", found="the run of a network without prompts",
+            hint="leave --session out: every target of the network is segmented",
+        )  # fmt: skip
+    adapter: tuple[str, ...] | None = None
     if model is None and session.is_plain:
         adapter = ()
     elif model is None and session.adapter is not None:
@@ -74,7 +81,7 @@ def predict_session(
             encodings[sees] = predictor.encode(scan, kind, adapter=adapter, processor=processor)
         encoded = encodings[sees]
         with bar(thing.name, len(scan.array)) as show:
-            masks.append(object_mask(predictor, encoded, thing, lambda done, show=show: show(done, len(scan.array))))
+            masks.append(object_mask(predictor, encoded, thing, show))
     seconds = time.perf_counter() - began
     labels = label_map(masks, scan.shape_zyx)
     is_black_and_white = is_picture_file(output) and len(masks) == 1

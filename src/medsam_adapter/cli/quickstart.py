@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,7 +47,8 @@ def quickstart_command(
     opened = open_data(recipe.data)
     dataset, test = opened.dataset, opened.test
     typer.echo(f"1/4  {len(dataset.cases)} phantom CTs with {len(dataset.label_names)} organs in {data}")
-    results, pictures, labels = [], [], {}
+    results, pictures = [], []
+    labels: dict[str, Any] = {}
 
     def score(predictor, name: str, protocol: str, keep=None) -> None:
         with bar(f"{name}, {protocol}", len(test), "volume") as show:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import typer
 
 if TYPE_CHECKING:
-    from medsam_adapter.prompts.text_bank import TextBank
+    from medsam_adapter.prompts.text_bank import TargetTexts, TextBank, UnionTexts
 
 app = typer.Typer(help="Look at, check and extend the texts for text prompts.", no_args_is_help=True)
 
@@ -82,7 +82,9 @@ def show_command(
     typer.echo(f"{standard}\n  names: {', '.join(found.names)}\n  region: {found.region}")
     typer.echo(f"  data: {', '.join(found.data) or '-'}")
     unions = [union for union in loaded.unions if standard in union.targets]
-    for title, texts in [("", found), *((" + ".join(union.targets), union) for union in unions)]:
+    shown: list[tuple[str, TargetTexts | UnionTexts]] = [("", found)]
+    shown += [(" + ".join(union.targets), union) for union in unions]
+    for title, texts in shown:
         if title:
             typer.echo(f"\n{title}")
         for part, sentences in (("train", texts.train), ("held out", texts.held_out)):
@@ -143,6 +145,7 @@ def generate_command(
     if model is not None:
         chat = local_chat(model, seed=seed, temperature=temperature)
     else:
+        assert endpoint is not None
         chat = endpoint_chat(endpoint, endpoint_model, _api_key(endpoint), seed=seed, temperature=temperature)
     accepted, rejected = generate_texts(target, name or [], chat, count, bank=bank, region=region)
     for sentence, reason in rejected[:NUM_SHOWN]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from .sample import Case, Scan
 SPACING_RANGE_MM = (0.05, 20.0)
 # Cases of one scanner scale differ by far less; float MRI against 8-bit exports by far more.
 MAX_SCALE_RATIO = 8.0
+Level = Literal["error", "warning", "ok"]
 
 
 @dataclass
@@ -32,8 +33,8 @@ class Finding:
     """
 
     case_id: str
-    level: Literal["error", "warning", "ok"]
-    file: Path | None = None
+    level: Level
+    file: str | Path | None = None
     problem: str = ""
     expected: str = ""
     found: str = ""
@@ -62,7 +63,7 @@ def _check_case(dataset: Dataset, case: Case) -> list[Finding]:
     findings: list[Finding] = []
     facts: dict[str, Any] = {}
 
-    def add(level: str, problem: str, file: Path | None = case.image, **details: str) -> None:
+    def add(level: Level, problem: str, file: str | Path | None = case.image, **details: Any) -> None:
         findings.append(Finding(case.case_id, level, file, problem, **details))
 
     def attempt(read: Callable[[], Any], file: Path | None) -> Any:
@@ -141,7 +142,7 @@ def _across_cases(dataset: Dataset, findings: list[Finding]) -> list[Finding]:
     facts = {finding.case_id: finding.facts for finding in findings if finding.facts}
     result: list[Finding] = []
 
-    def add(level: str, problem: str, file: Path | None = dataset.root, **details: str) -> None:
+    def add(level: Level, problem: str, file: Path | None = dataset.root, **details: Any) -> None:
         result.append(Finding("", level, file, problem, **details))
 
     for case_id, count in Counter(case.case_id for case in dataset.cases).items():
@@ -248,7 +249,7 @@ def _label_summary(value: int, name: str, facts: list[dict[str, Any]]) -> dict[s
     return result
 
 
-def _range(values: list[float]) -> dict[str, float] | None:
+def _range(values: Sequence[float]) -> dict[str, float] | None:
     if not values:
         return None
     return {"min": min(values), "median": float(np.median(values)), "max": max(values)}

@@ -66,11 +66,13 @@ class Fingerprint:
 
     @property
     def median_shape(self) -> tuple[int, int, int]:
-        return tuple(int(v) for v in np.median(self.shapes, axis=0))
+        z, y, x = (int(size) for size in np.median(self.shapes, axis=0))
+        return z, y, x
 
     @property
     def median_spacing_mm(self) -> tuple[float, float, float]:
-        return tuple(float(v) for v in np.median(self.spacings_mm, axis=0))
+        z, y, x = (float(size) for size in np.median(self.spacings_mm, axis=0))
+        return z, y, x
 
     @property
     def has_outside(self) -> bool:

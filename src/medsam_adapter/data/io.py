@@ -64,6 +64,7 @@ def read_scan(
     """
     path = _existing(path)
     _refuse_unused(path, series, key)
+    scan: Scan
     with within_memory(path):
         if path.is_dir() or _is_dicom(path):
             from .dicom.images import read_dicom
@@ -157,7 +158,7 @@ def content_digest(path: str | Path) -> str:
 
         array, text = voxels_and_header(path)
         digest.update(text.encode())
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
     return _file_digest(path)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ..errors import DataError
 
@@ -21,7 +21,7 @@ _PREAMBLE_BYTES = 128
 _MAX_LOOKS = 8
 
 
-def has_suffix(path: str | Path, suffixes: tuple[str, ...]) -> bool:
+def has_suffix(path: str | PurePath, suffixes: tuple[str, ...]) -> bool:
     """Whether a file name ends in one of these, in any case of letters."""
     return Path(path).name.lower().endswith(suffixes)
 

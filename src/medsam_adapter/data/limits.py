@@ -48,10 +48,10 @@ def refuse_larger_than(path: str | Path, max_bytes: int | None = None) -> None:
 
 def _claimed_bytes(path: Path, limit: int) -> int:
     """What a file would unpack to by its header; 0 where that cannot be told."""
-    if is_nifti(path):
-        from .nifti import claimed_bytes
-    elif has_suffix(path, PICTURE_SUFFIXES):
+    if has_suffix(path, PICTURE_SUFFIXES):
         from .pictures import claimed_bytes
+    elif is_nifti(path):
+        from .nifti import claimed_bytes
     elif has_suffix(path, META_SUFFIXES):
         from .metaimage import claimed_bytes
     elif has_suffix(path, ARRAY_SUFFIXES):

@@ -68,11 +68,12 @@ def read_metaimage(
             hint="mend the header",
         )
     if axes == 2:
-        return array[None], (1.0, *map(float, spacing_xyz[::-1])), None
+        return array[None], (1.0, float(spacing_xyz[1]), float(spacing_xyz[0])), None
     lps = np.eye(4)
     lps[:3, :3] = np.reshape(direction, (axes, axes))[:3, :3] * spacing_xyz[:3]
     lps[:3, 3] = origin[:3]
-    return array, tuple(float(size) for size in spacing_xyz[2::-1]), LPS_TO_RAS @ lps
+    x_mm, y_mm, z_mm = (float(size) for size in spacing_xyz[:3])
+    return array, (z_mm, y_mm, x_mm), LPS_TO_RAS @ lps
 
 
 def voxels_and_header(path: Path) -> tuple[np.ndarray, str]:

@@ -97,11 +97,12 @@ def _is_deflated(path: Path) -> bool:
 
 def _three_axes(stored: np.ndarray, path: Path, channel: int | None) -> np.ndarray:
     """(i, j, k[, channel]) as stored -> (k, j, i), or (k, j, i, 3) for the RGB dtype."""
+    tail: tuple[int, ...] = ()
     if stored.dtype.names:  # NIfTI's RGB24 and RGBA32 are records
         stored = np.stack([stored[name] for name in ("R", "G", "B")], axis=-1)
         spatial, tail = stored.shape[:-1], (3,)
     else:
-        spatial, tail = stored.shape, ()
+        spatial = stored.shape
     if np.iscomplexobj(stored):
         raise DataError("holds complex numbers", file=path, expected="real voxels", hint="save the magnitude first")
     if stored.size == 0 or len(spatial) < 2:

@@ -138,7 +138,8 @@ def _spots(labels: Tensor, targets: Mapping[str, tuple[int, ...]], seed: int) ->
 
 def _cut(volume: Tensor, start: np.ndarray, size: Sequence[int]) -> Tensor:
     """(C, *size) of (C, d, h, w); what lies beyond the volume is 0, its mean."""
-    inside, padding = [slice(None)], []
+    inside = [slice(None)]
+    padding: list[int] = []
     for first, length, whole in zip(start, size, volume.shape[1:], strict=True):
         low, high = max(0, int(first)), min(whole, int(first) + length)
         inside.append(slice(low, high))

@@ -50,8 +50,8 @@ class CaseGrid:
             factor = np.array([1, scale, scale])
         else:
             factor = np.array(turn.spacing_to_source(scan.spacing_mm)) / plan.spacing_mm
-        shape = tuple(int(v) for v in np.maximum(1, np.round(np.array(source) * factor)))
-        return cls(turn, tuple(source), shape)
+        z, y, x = (int(size) for size in np.maximum(1, np.round(np.array(source) * factor)))
+        return cls(turn, tuple(source), (z, y, x))
 
     def image(self, scan: Scan, plan: Plan) -> Tensor:
         """(C, d, h, w) float32, mean 0 and standard deviation 1.

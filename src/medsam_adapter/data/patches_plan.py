@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from medsam_adapter.data.fingerprint import ChannelStatistics, Fingerprint
 
@@ -109,6 +110,7 @@ def make_plan(
         shape = np.median(np.array(fingerprint.shapes) * fingerprint.spacings_mm / np.array(spacing), axis=0)
     axes_mm, axes = np.array(spacing[-dims:]), np.maximum(1, np.round(shape[-dims:])).astype(int)
     patch, strides, kernels = _patch(axes_mm, axes, side**dims, divisor)
+    z, y, x = [1] * (3 - dims) + patch
     voxels = math.prod(patch)
     batch = round(REFERENCE_BATCH[dims] * side**dims / voxels)
     few = round(0.05 * float(np.prod(np.round(shape))) * fingerprint.num_cases / voxels)
@@ -116,7 +118,7 @@ def make_plan(
     return Plan(
         dims,
         spacing,
-        (1,) * (3 - dims) + tuple(patch),
+        (z, y, x),
         batch,
         fingerprint.channels,
         dict(fingerprint.targets),
@@ -138,10 +140,11 @@ def target_spacing_mm(fingerprint: Fingerprint) -> tuple[float, float, float]:
     if spacing[coarse] > ANISOTROPY * spacing[others].max() and shape[coarse] * ANISOTROPY < shape[others].min():
         fine = float(np.percentile(np.array(fingerprint.spacings_mm)[:, coarse], 10))
         spacing[coarse] = max(fine, spacing[others].max())
-    return tuple(float(v) for v in spacing)
+    z, y, x = (float(size) for size in spacing)
+    return z, y, x
 
 
-def topology(spacing_mm: Sequence[float], patch: Sequence[int]) -> tuple[tuple[Axes, ...], tuple[Axes, ...]]:
+def topology(spacing_mm: ArrayLike, patch: ArrayLike) -> tuple[tuple[Axes, ...], tuple[Axes, ...]]:
     """Strides and kernels of each resolution, from the finest; the first stride is 1 everywhere."""
     spacing, size = np.array(spacing_mm, float), np.array(patch, float)
     dims = len(size)

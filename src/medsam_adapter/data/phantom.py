@@ -69,7 +69,8 @@ def make_phantom(
     affine = np.diag([-spacing_mm[2], -spacing_mm[1], spacing_mm[0], 1.0])
     affine[:3, 3] = [(size - 1) / 2 * step for size, step in zip(shape_zyx[::-1], spacing_mm[::-1], strict=True)]
     affine[2, 3] *= -1
-    scan = Scan(hu, tuple(float(step) for step in spacing_mm), affine)
+    z_mm, y_mm, x_mm = (float(step) for step in spacing_mm)
+    scan = Scan(hu, (z_mm, y_mm, x_mm), affine)
     return Sample(f"phantom_{seed}", scan, anatomy.labels, dict(LABEL_NAMES))
 
 
@@ -78,7 +79,7 @@ def _paint(grid: Grid, anatomy: Anatomy) -> np.ndarray:
     rng, shapes = grid.rng, anatomy.shapes
     width = np.float32(anatomy.voxel_mm)
     tissue = _tissue_hu(rng)
-    hu = np.full(grid.shape, -1000, np.float32)
+    hu: np.ndarray = np.full(grid.shape, -1000, np.float32)
 
     def fill(shape: np.ndarray, value: float | np.ndarray, strength: float = 1.0) -> None:
         nonlocal hu
@@ -221,6 +222,7 @@ def write_phantom_dataset(
     for number in range(num_cases):
         name = f"phantom_{number:03d}.nii.gz"
         sample = make_phantom(seed * 100_003 + number, shape_zyx, spacing_mm)
+        assert sample.labels is not None and sample.scan.affine is not None
         for folder, array in (("imagesTr", sample.scan.array), ("labelsTr", sample.labels)):
             (root / folder).mkdir(parents=True, exist_ok=True)
             save_nifti(root / folder / name, array, sample.scan.affine)

@@ -39,7 +39,7 @@ class Grid:
     """The coordinates of every voxel, bent by a smooth random displacement, and the shapes drawn on them."""
 
     def __init__(
-        self, rng: np.random.Generator, shape_zyx: tuple[int, int, int], spacing_mm: tuple[float, float, float]
+        self, rng: np.random.Generator, shape_zyx: tuple[int, ...], spacing_mm: tuple[float, ...]
     ):
         self.rng, self.shape = rng, shape_zyx
         extent_mm = [size * step for size, step in zip(shape_zyx, spacing_mm, strict=True)]

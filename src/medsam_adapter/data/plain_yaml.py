@@ -13,7 +13,7 @@ import yaml
 MAX_CHARACTERS = 4 * 2**20
 MAX_DEPTH = 50
 MAX_VALUES = 500_000
-_Safe = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_yaml(text: str) -> Any:

@@ -44,13 +44,7 @@ def inside(root: Path, name: object, file: str | Path | None = None) -> Path:
     Raises:
         DataError: no text, an absolute path, one with "..", or one that no file can have.
     """
-    is_path = isinstance(name, str) and bool(name.strip()) and len(name.encode(errors="replace")) <= _MAX_PATH_BYTES
-    if is_path:
-        parts = re.split(r"[/\\]", name)
-        is_path = not (PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor or "\0" in name)
-        is_path = is_path and ".." not in parts and all(len(part.encode(errors="replace")) <= 255 for part in parts)
-        is_path = is_path and PurePosixPath(name).name != ""
-    if not is_path:
+    if not isinstance(name, str) or not _stays_below(name):
         raise DataError(
             "names a file outside its folder, or none",
             file=file or root,
@@ -59,3 +53,17 @@ def inside(root: Path, name: object, file: str | Path | None = None) -> Path:
             hint="put the file into the folder and write its path from there",
         )
     return root / name
+
+
+def _stays_below(name: str) -> bool:
+    """Whether a path leads from a folder to a file below it, on any system."""
+    if not name.strip() or len(name.encode(errors="replace")) > _MAX_PATH_BYTES:
+        return False
+    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor or "\0" in name:
+        return False
+    parts = re.split(r"[/\\]", name)
+    return (
+        ".." not in parts
+        and all(len(part.encode(errors="replace")) <= 255 for part in parts)
+        and PurePosixPath(name).name != ""
+    )

@@ -79,7 +79,8 @@ def _guarded(visitors: Visitors, act: Callable, names: Sequence[str]) -> Callabl
             raise gr.Error(str(without_folders(error)), print_exception=False) from error
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    run.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in ("request", *names)])
+    parameters = [inspect.Parameter(name, kind) for name in ("request", *names)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # `inspect` looks for it there
     run.__annotations__ = {"request": gr.Request}
     return run
 
@@ -151,9 +152,10 @@ def _box(space: Workspace, x0: float, y0: float, z0: float, x1: float, y1: float
 
 
 def _voxel(*values: float | None) -> tuple[float, ...]:
-    if any(value is None for value in values):
+    numbers = tuple(float(value) for value in values if value is not None)
+    if len(numbers) < len(values):
         raise PromptError("a place has three numbers", expected="x, y, z", found=str(values))
-    return tuple(float(value) for value in values)
+    return numbers
 
 
 def _whole(index: float | None) -> int:

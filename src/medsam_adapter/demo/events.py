@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import html
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,16 +14,15 @@ import gradio as gr
 from medsam_adapter.demo import comparing, saving
 from medsam_adapter.demo.examples import write_example
 from medsam_adapter.demo.page import BACKGROUND, VIEWS, WHOLE_VOLUME, Page
-from medsam_adapter.demo.rendering import MAX_SIDE, hex_colour
-from medsam_adapter.demo.viewer import EMPTY, slice_content
+from medsam_adapter.demo.rendering import hex_colour
+from medsam_adapter.demo.showing import Showing, Update, objects_table, plane_order, sentence
+from medsam_adapter.demo.uploads import without_folders
 from medsam_adapter.demo.visitors import Visitors
 from medsam_adapter.demo.volume_viewer import volume_content
 from medsam_adapter.demo.windows import MODALITIES, PRESETS, range_of, window_of
 from medsam_adapter.demo.workspace import Workspace
 from medsam_adapter.errors import MSAError
 
-Update = dict[Any, Any]
-_SIDE_VIEW = 360
 _POLL_SECONDS = 0.25
 
 
@@ -34,52 +33,9 @@ class Events:
         examples_folder: where examples are made when they are first opened.
     """
 
-    def __init__(self, page: Page, visitors: Visitors, examples_folder):
+    def __init__(self, page: Page, visitors: Visitors, examples_folder: Path):
         self.page, self.visitors, self.examples_folder = page, visitors, examples_folder
-
-    # -- what the page shows -------------------------------------------------------------------------------------------
-
-    def views(self, space: Workspace, *only: str) -> Update:
-        """The slices, all or some of them, and their sliders."""
-        page, update = self.page, {}
-        with space.scene:
-            names = plane_order(space)
-            for view in only or VIEWS:
-                name = names.get(view)
-                side = MAX_SIDE if view == "main" else _SIDE_VIEW
-                update[getattr(page, view)] = slice_content(space, name, side) if name else EMPTY
-                if name:
-                    count = space.planes[name].num_slices
-                    update[getattr(page, f"{view}_slice")] = gr.Slider(
-                        maximum=max(count, 2), value=space.at[name] + 1, label=f"{name} slice", visible=count > 1
-                    )
-        return update
-
-    def objects(self, space: Workspace) -> Update:
-        """The table of objects and the fields of the active one."""
-        page = self.page
-        with space.scene:
-            if not space.objects:
-                return {page.table: "", page.chosen: gr.Dropdown(choices=[], value=None)}
-            active = space.objects[space.active]
-            names = [f"{i}. {each.thing.name}" for i, each in enumerate(space.objects, 1)]
-            return {
-                page.table: objects_table(space),
-                page.chosen: gr.Dropdown(choices=names, value=names[space.active]),
-                page.name: active.thing.name,
-                page.colour: active.thing.colour,
-                page.visible: active.is_visible,
-            }
-
-    def say(self, text: str, is_error: bool = False, share: float | None = None) -> Update:
-        """The line under the picture."""
-        kind = "msa-status msa-error" if is_error else "msa-status"
-        bar = "" if share is None else f"<div class='msa-bar'><div style='width:{100 * share:.0f}%'></div></div>"
-        return {self.page.status: f"<div class='{kind}'>{html.escape(text)}{bar}</div>"}
-
-    def all(self, space: Workspace, text: str) -> Update:
-        """Everything that prompts change."""
-        return self.views(space) | self.objects(space) | self.say(text)
+        self.showing = Showing(page)
 
     # -- wiring --------------------------------------------------------------------------------------------------------
 
@@ -87,7 +43,8 @@ class Events:
         """An event of Gradio: finds the visitor, and turns our errors into a sentence."""
 
         def failed(space: Workspace, error: MSAError) -> Update:
-            return self.views(space) | self.objects(space) | self.say(str(error).replace("\n ", ";"), is_error=True)
+            text = "; ".join(line.strip() for line in str(without_folders(error)).splitlines())
+            return self.showing.views(space) | self.showing.table(space) | self.showing.say(text, is_error=True)
 
         def event(request: gr.Request, *inputs):
             space = self.visitors.space(request.session_hash)
@@ -185,7 +142,7 @@ class Events:
         if not files:
             return {}
         space.open(files)
-        return {self.page.example: None} | self._opened(space)
+        return {self.page.example: None, self.page.file: None} | self._opened(space)  # else the next is added to it
 
     def open_example(self, space: Workspace, name: str | None) -> Update:
         if not name:
@@ -202,35 +159,18 @@ class Events:
         except MSAError as error:  # such as a model for pictures and a CT: the scan is open all the same
             note, done, total = f" {error.problem}.", 0, 0
         with space.scene:
-            update = self._about_scan(space) | {page.timer: gr.Timer(active=done < total)}
-            return update | self.all(space, _sentence(space) + note)
-
-    def _about_scan(self, space: Workspace) -> Update:
-        """What of the page depends on the kind of scan."""
-        page, scan = self.page, space.opened()
-        is_volume = scan.is_volume
-        low, high = range_of(scan)
-        step = 1 if high - low > 20 else (high - low) / 200
-        many = [name for name, plane in space.planes.items() if plane.num_slices > 1]
-        return {
-            page.modality: space.modality,
-            page.preset: gr.Dropdown(choices=list(PRESETS[space.modality]), value=PRESETS[space.modality][0]),
-            page.low: gr.Slider(minimum=low, maximum=high, step=step, value=max(low, space.window[0])),
-            page.high: gr.Slider(minimum=low, maximum=high, step=step, value=min(high, space.window[1])),
-            page.volume_row: gr.Row(visible=is_volume),
-            page.second_group: gr.Group(visible=len(many) > 1),
-            page.third_group: gr.Group(visible=len(many) > 1),
-            page.plane: gr.Radio(visible=is_volume, value=space.main_plane),
-            page.save_seg: gr.Button(visible=bool(getattr(scan, "series", ""))),
-            page.reference: None, page.saved: gr.File(visible=False, value=None), page.scores: "", page.left: EMPTY,
-            page.right: EMPTY, page.solid: "{}",
-        }  # fmt: skip
+            update = self.showing.about_scan(space) | {page.timer: gr.Timer(active=done < total)}
+            return update | self.showing.all(space, sentence(space) + note) | self.showing.objects(space)
 
     def tick(self, space: Workspace) -> Update:
         done, total = space.num_encoded()
         if done >= total:
-            return {self.page.timer: gr.Timer(active=False)} | self.say(f"Ready: all {total} slices are encoded.")
-        return self.say(f"Encoding slice {done + 1} of {total}; clicks are answered meanwhile.", share=done / total)
+            return {self.page.timer: gr.Timer(active=False)} | self.showing.say(
+                f"Ready: all {total} slices are encoded."
+            )
+        return self.showing.say(
+            f"Encoding slice {done + 1} of {total}; clicks are answered meanwhile.", share=done / total
+        )
 
     def set_modality(self, space: Workspace, modality: str) -> Update:
         space.modality = modality if modality in MODALITIES else space.modality
@@ -243,35 +183,35 @@ class Events:
         space.window = window_of(space.scan, preset)
         low, high = range_of(space.scan)
         sliders = {self.page.low: max(low, space.window[0]), self.page.high: min(high, space.window[1])}
-        return sliders | self.views(space)
+        return sliders | self.showing.views(space)
 
     def set_window(self, space: Workspace, low: float, high: float) -> Update:
         if space.scan is None:
             return {}
         space.window = float(low), max(float(high), float(low) + 1e-3)
-        return {self.page.preset: None} | self.views(space)
+        return {self.page.preset: None} | self.showing.views(space)
 
     def set_look(self, space: Workspace, opacity: float, style: str) -> Update:
         space.opacity, space.style = float(opacity), style
-        return self.views(space)
+        return self.showing.views(space)
 
     def set_plane(self, space: Workspace, plane: str) -> Update:
         space.main_plane = plane
-        return self.views(space)
+        return self.showing.views(space)
 
     def go_to(self, view: str, space: Workspace, number: float) -> Update:
         name = plane_order(space).get(view)
         if name is None:
             return {}
         space.go_to(name, int(number) - 1)
-        return {getattr(self.page, view): self.views(space, view)[getattr(self.page, view)]}
+        return {getattr(self.page, view): self.showing.views(space, view)[getattr(self.page, view)]}
 
     def scroll(self, view: str, space: Workspace, data: dict) -> Update:
         name = plane_order(space).get(view)
         if name is None:
             return {}
         space.go_to(name, space.at[name] + (1 if data.get("by", 0) > 0 else -1))
-        return self.views(space, view)
+        return self.showing.views(space, view)
 
     # -- prompts -------------------------------------------------------------------------------------------------------
 
@@ -293,7 +233,7 @@ class Events:
         each = space.objects[space.active]
         hint = "" if each.mask.any() else " The mask is empty: try nearer to the middle, or a box."
         carry = " Carry it on with Whole volume." if space.opened().is_volume and each.mask.any() else ""
-        return self.all(space, f"{each.thing.name}: answered in {milliseconds:.0f} ms.{hint}{carry}")
+        return self.showing.all(space, f"{each.thing.name}: answered in {milliseconds:.0f} ms.{hint}{carry}")
 
     def name_it(self, space: Workspace, text: str) -> Update | Iterator[Update]:
         began = time.perf_counter()
@@ -310,7 +250,9 @@ class Events:
         ended = "" if outcome["is_whole"] else " Stopped: what was reached is kept."
         slices = int(each.mask.any((1, 2)).sum())
         seconds = time.perf_counter() - began
-        yield self.all(space, f"{each.thing.name}: {slices} slices in {seconds:.1f} s.{ended} Correct it on any slice.")
+        yield self.showing.all(
+            space, f"{each.thing.name}: {slices} slices in {seconds:.1f} s.{ended} Correct it on any slice."
+        )
 
     def use_model(self, space: Workspace, choice: str) -> Iterator[Update]:
         total = space.scan.shape_zyx[0] if space.scan is not None else 1
@@ -321,7 +263,7 @@ class Events:
             raise
         models = space.models
         text = {self.page.text_row: gr.Row(visible=models.takes_text(choice))}
-        yield text | self.all(space, models.describe(choice) + " The prompts are the same.")
+        yield text | self.showing.all(space, models.describe(choice) + " The prompts are the same.")
 
     def _follow(self, work: Callable[[Callable[[int], None]], Any], total: int, what: str) -> Iterator[Update]:
         """Do something long in a thread, and say how far it is."""
@@ -344,7 +286,7 @@ class Events:
             share = min(1.0, state["done"] / max(total, 1))
             passed = time.perf_counter() - began
             left = f", about {passed / share - passed:.0f} s left" if share > 0.05 else ""
-            yield self.say(f"{what}: {100 * share:.0f} %{left}. Esc or Stop ends it.", share=share)
+            yield self.showing.say(f"{what}: {100 * share:.0f} %{left}. Esc or Stop ends it.", share=share)
             thread.join(_POLL_SECONDS)
         if "error" in state:
             raise state["error"]
@@ -361,26 +303,26 @@ class Events:
 
     def _back(self, space: Workspace, text: str) -> Update:
         row = {self.page.text_row: gr.Row(visible=space.models.takes_text(space.choice))}
-        return {self.page.model: space.choice} | row | self.all(space, text)
+        return {self.page.model: space.choice} | row | self.showing.all(space, text) | self.showing.objects(space)
 
     # -- objects -------------------------------------------------------------------------------------------------------
 
     def clear(self, space: Workspace) -> Update:
         space.clear()
-        return self.all(space, f"{space.objects[space.active].thing.name}: cleared.")
+        return self.showing.all(space, f"{space.objects[space.active].thing.name}: cleared.")
 
     def add_object(self, space: Workspace) -> Update:
         space.add_object()
-        return self.all(space, "A new object: click into it.")
+        return self.showing.all(space, "A new object: click into it.") | self.showing.objects(space)
 
     def choose(self, space: Workspace, index: int) -> Update:
         space.choose(int(index))
-        return self.views(space) | self.objects(space)
+        return self.showing.views(space) | self.showing.objects(space)
 
     def rename(self, space: Workspace, name: str) -> Update:
         if space.objects and name.strip():
             space.objects[space.active].thing.name = name.strip()[:60]
-        return self.objects(space)
+        return self.showing.objects(space)
 
     def recolour(self, space: Workspace, colour: str) -> Update:
         if not space.objects:
@@ -389,12 +331,12 @@ class Events:
             space.objects[space.active].thing.colour = hex_colour(colour)
         except ValueError:
             return {}
-        return self.views(space) | {self.page.table: objects_table(space)}
+        return self.showing.views(space) | {self.page.table: objects_table(space)}
 
     def set_visible(self, space: Workspace, visible: bool) -> Update:
         if space.objects:
             space.objects[space.active].is_visible = bool(visible)
-        return self.views(space) | self.objects(space)
+        return self.showing.views(space) | self.showing.objects(space)
 
     # -- results -------------------------------------------------------------------------------------------------------
 
@@ -407,18 +349,18 @@ class Events:
                     "mask": saving.save_mask, "segmentation": saving.save_segmentation, "session": saving.save_session,
                 }[kind]  # fmt: skip
                 file = write(space)
-            return {self.page.saved: gr.File(value=str(file), visible=True)} | self.say(f"Saved {file.name}.")
+            return {self.page.saved: gr.File(value=str(file), visible=True)} | self.showing.say(f"Saved {file.name}.")
 
         return act
 
     def show_solid(self, space: Workspace) -> Update:
-        return {self.page.solid: volume_content(space)} | self.say("Drag to turn, wheel to slice.")
+        return {self.page.solid: volume_content(space)} | self.showing.say("Drag to turn, wheel to slice.")
 
     def take_reference(self, space: Workspace, path: str | None) -> Update:
         if space.scan is None:
             return {}
         comparing.read_reference(space, path)
-        return self.say("Reference taken." if path else "No reference.")
+        return self.showing.say("Reference taken." if path else "No reference.")
 
     def compare(self, space: Workspace, left: str, right: str) -> Update:
         space.opened()
@@ -426,51 +368,4 @@ class Events:
         return {
             self.page.left: sides[0].content, self.page.right: sides[1].content,
             self.page.scores: comparing.scores_table(sides, sentence),
-        } | self.say("Compared on the same prompts.")  # fmt: skip
-
-
-def _sentence(space: Workspace) -> str:
-    """What was opened."""
-    scan = space.opened()
-    size = " x ".join(str(size) for size in scan.shape_zyx[::-1][: 3 if scan.is_volume else 2])
-    spacing = " x ".join(f"{mm:.2g}" for mm in scan.spacing_mm[::-1])
-    unit = f"voxels of {spacing} mm" if scan.is_volume else "pixels"
-    return f"{space.scan_name}: {size} {unit}. Taken for {space.modality} ({space.reason})."
-
-
-def plane_order(space: Workspace) -> dict[str, str]:
-    """{view: the plane that it shows}: the chosen one large, the others beside it; of a picture its one plane."""
-    names = list(space.planes)
-    if space.main_plane in names:
-        names.remove(space.main_plane)
-        names.insert(0, space.main_plane)
-    return dict(zip(VIEWS, names, strict=False))
-
-
-def objects_table(space: Workspace) -> str:
-    """HTML: colour, name, volume and voxels of every object."""
-    voxel_ml = float(_product(space.opened().spacing_mm)) / 1000
-    is_volume, rows = space.opened().is_volume, []
-    for number, each in enumerate(space.objects):
-        kinds = " ".join(
-            name
-            for name, is_so in (("msa-active", number == space.active), ("msa-hidden", not each.is_visible))
-            if is_so
-        )
-        voxels = int(each.mask.sum())
-        volume = f"{voxels * voxel_ml:.1f}" if is_volume else ""
-        rows.append(
-            f"<tr class='{kinds}'><td><span class='msa-swatch' style='background:{each.thing.colour}'></span></td>"
-            f"<td>{html.escape(each.thing.name)}</td><td class='msa-number'>{volume}</td>"
-            f"<td class='msa-number'>{voxels:,}</td></tr>"
-        )
-    return (
-        f"<table class='msa-objects'><tr><th></th><th>object</th><th>ml</th><th>voxels</th></tr>{''.join(rows)}</table>"
-    )
-
-
-def _product(values) -> float:
-    out = 1.0
-    for value in values:
-        out *= value
-    return out
+        } | self.showing.say("Compared on the same prompts.")  # fmt: skip

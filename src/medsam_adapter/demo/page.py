@@ -133,7 +133,7 @@ def _beside() -> dict[str, Any]:
     with gr.Row():
         parts["name"] = gr.Textbox(label="Name", max_length=60, elem_id="msa-name", scale=2, min_width=90)
         parts["colour"] = gr.ColorPicker(label="Colour", elem_id="msa-colour", scale=1, min_width=70)
-        parts["visible"] = gr.Checkbox(True, label="Visible", elem_id="msa-visible", scale=1, min_width=70)
+        parts["visible"] = gr.Checkbox(True, label="Visible", elem_id="msa-visible", scale=1, min_width=96)
     parts["add"] = gr.Button("New object", size="sm", elem_id="msa-add")
     return parts
 

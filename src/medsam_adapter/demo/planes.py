@@ -44,7 +44,8 @@ class Plane:
         shape = [0, 0, 0]
         for axis, (target, _) in enumerate(self.turn.orientation):
             shape[target] = self.turn.shape_ijk[axis]
-        return tuple(shape[::-1])
+        x, y, z = shape
+        return z, y, x
 
     @property
     def slicing_axis(self) -> int:
@@ -57,7 +58,8 @@ class Plane:
 
     def to_file(self, x: float, y: float, index: int) -> tuple[float, float, float]:
         """A pixel of this plane as a voxel (i, j, k) of the file, whole numbers."""
-        return tuple(float(v) for v in np.rint(self.turn.points_to_file((x, y, index))))
+        i, j, k = (float(v) for v in np.rint(self.turn.points_to_file((x, y, index))))
+        return i, j, k
 
     def from_file(self, point_xyz) -> np.ndarray:
         """A voxel (i, j, k) of the file as (x, y, slice) of this plane."""

@@ -115,7 +115,8 @@ def rgb(colour: str) -> tuple[int, int, int]:
     """
     if colour.startswith("rgb"):
         numbers = colour[colour.index("(") + 1 : colour.rindex(")")].split(",")[:3]
-        return tuple(int(min(255, max(0, round(float(number))))) for number in numbers)
+        red, green, blue = (int(min(255, max(0, round(float(number))))) for number in numbers)
+        return red, green, blue
     value = int(colour.lstrip("#"), 16)
     return value >> 16 & 255, value >> 8 & 255, value & 255
 

@@ -54,17 +54,17 @@ def read_upload(paths: Sequence[str | Path], folder: Path, limits: Limits) -> Sc
     Raises:
         DataError: nothing, too much, or no scan; the sentences name files by their last part alone.
     """
-    paths = [Path(path) for path in paths]
+    files = [Path(path) for path in paths]
     try:
-        scan = read_scan(_unpacked(paths, folder, limits))
+        scan = read_scan(_unpacked(files, folder, limits))
     except MSAError as error:
         told = without_folders(error)
         if told.file == folder.name:  # a name that the server made up
-            name = paths[0].name if len(paths) == 1 else None
+            name = files[0].name if len(files) == 1 else None
             told = DataError(told.problem, file=name, expected=told.expected, found=told.found, hint=told.hint)
         raise told from error
     except (OSError, MemoryError, zipfile.BadZipFile, ValueError) as error:
-        raise DataError("cannot be read", file=paths[0].name if paths else None, found=type(error).__name__) from error
+        raise DataError("cannot be read", file=files[0].name if files else None, found=type(error).__name__) from error
     _refuse_unfit(scan, limits)
     return scan
 

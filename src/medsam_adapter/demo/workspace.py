@@ -15,13 +15,14 @@ import numpy as np
 
 from medsam_adapter.data.io import content_digest
 from medsam_adapter.data.sample import Scan
+from medsam_adapter.demo.encodings import Encodings
 from medsam_adapter.demo.models import Models
 from medsam_adapter.demo.objects import History, Segmented, Step
 from medsam_adapter.demo.planes import Plane, planes_of
 from medsam_adapter.demo.rendering import STYLES
-from medsam_adapter.demo.uploads import Limits, read_upload, without_folders
+from medsam_adapter.demo.uploads import Limits, read_upload
 from medsam_adapter.demo.windows import PRESETS, likely_modality, window_of
-from medsam_adapter.errors import DataError, MSAError, PromptError, no_text_prompts
+from medsam_adapter.errors import DataError, PromptError, no_text_prompts
 from medsam_adapter.inference.prompted_slices import Encoded
 from medsam_adapter.inference.session import Session, SessionObject
 from medsam_adapter.inference.session_masks import (
@@ -30,13 +31,11 @@ from medsam_adapter.inference.session_masks import (
     correct,
     label_map,
     replay_carried,
-    session_processor,
 )
 from medsam_adapter.prompts.text import load_text_encoder
 from medsam_adapter.prompts.types import ObjectPrompt
 
 MAX_OBJECTS = 20
-_MAX_ENCODED = 3
 
 
 @dataclass
@@ -67,8 +66,9 @@ class Workspace:
         self.folder = Path(tempfile.mkdtemp(prefix="msa-demo-"))
         self.choice = self.models.choices[0]
         self.last_used, self.is_closed = time.monotonic(), False
-        self._encoded: dict[tuple, Encoded] = {}
+        self._encodings = Encodings(self.models)
         self._history = History()
+        self._opened: Path | None = None  # what holds the files of the scan
         self._forget()
 
     def _forget(self) -> None:
@@ -81,9 +81,7 @@ class Workspace:
         self.active = 0
         self.reference: np.ndarray | None = None
         self._history.forget()
-        for encoded in self._encoded.values():
-            encoded.embeddings.close()
-        self._encoded.clear()
+        self._encodings.close()
 
     def close(self) -> None:
         """Free everything; files too."""
@@ -115,6 +113,7 @@ class Workspace:
             if before is not None:
                 shutil.rmtree(before, ignore_errors=True)
             self.scan, self.scan_name = scan, name or Path(paths[0]).name
+            assert scan.path is not None  # it was read
             self.digest = content_digest(scan.path)
             self.planes = planes_of(scan)
             self.modality, self.reason = likely_modality(scan)
@@ -151,19 +150,7 @@ class Workspace:
 
     def encoded(self, thing: SessionObject, choice: str | None = None) -> Encoded:
         """The scan as a model sees it for an object; encoded once, further slices when they are reached."""
-        names = self.models.names(choice or self.choice)
-        processor = session_processor(self.models.predictor, names, thing)
-        key = names, processor.intensity, tuple(processor.window_hu or ())
-        if key not in self._encoded:
-            while len(self._encoded) >= _MAX_ENCODED:
-                self._encoded.pop(next(iter(self._encoded))).embeddings.close()
-            scan, predictor = self.opened(), self.models.predictor
-            kind = "volume" if scan.is_volume else "image"
-            try:
-                self._encoded[key] = predictor.encode(scan, kind, adapter=names, processor=processor)
-            except MSAError as error:
-                raise without_folders(error) from error
-        return self._encoded[key]
+        return self._encodings.of(self.opened(), thing, choice or self.choice)
 
     def encode_ahead(self) -> tuple[int, int]:
         """Have the rest of the volume encoded in the background, nearest slice first; (slices done, slices).
@@ -176,26 +163,19 @@ class Workspace:
             middle = np.array(self.opened().shape_zyx[::-1]) // 2
             shown = self._slicing_plane(encoded)
             if shown is not None:
-                middle = shown.to_file(0, 0, self.at[shown.name])
+                middle = np.array(shown.to_file(0, 0, self.at[shown.name]))
             near = int(round(encoded.turn.points_to_source(np.array(middle, float))[2]))
             encoded.embeddings.encode_rest_in_background(near)
             return encoded.embeddings.num_encoded, len(encoded.embeddings)
 
     def num_encoded(self) -> tuple[int, int]:
-        """(slices encoded by now, all slices) of what was encoded last; (0, 0) of nothing. Waits for nobody."""
-        latest = next(reversed(list(self._encoded.values())), None)
-        return (0, 0) if latest is None else (latest.embeddings.num_encoded, len(latest.embeddings))
+        """(slices encoded by now, all slices) of what was asked for last; (0, 0) of nothing. Waits for nobody."""
+        return self._encodings.progress()
 
     def _slicing_plane(self, encoded: Encoded) -> Plane | None:
         """The plane whose slices are those that the model sees."""
         axis = next(axis for axis, (target, _) in enumerate(encoded.turn.orientation) if target == 2)
         return next((plane for plane in self.planes.values() if plane.slicing_axis == axis), None)
-
-    def model_plane(self) -> str:
-        """Name of the plane whose slices the model sees."""
-        with self.lock:
-            plane = self._slicing_plane(self.encoded(self._with_intensity(self.objects[self.active].thing)))
-            return plane.name if plane else ""
 
     def _with_intensity(self, thing: SessionObject) -> SessionObject:
         """With what the window shows now, for models without an intensity of their own; fixed by the first prompt."""
@@ -335,6 +315,8 @@ class Workspace:
                 self.choice = choice
                 return
             renewed = [self._by(each, choice, progress) if each.is_asked else each for each in self.objects]
+            if self.stop.is_set():  # half a mask would be none of the session's
+                raise PromptError("stopped", expected=f"all masks by {choice}", found=f"{self.choice} answers still")
             self._remember()
             self.objects, self.choice = renewed, choice
 
@@ -378,9 +360,9 @@ class Workspace:
     def clear(self) -> None:
         """Forget the active object's prompts and mask; its name and colour stay."""
         with self.lock:
-            old = self.objects[self.active] if self.opened() else None
+            shape, old = self.opened().shape_zyx, self.objects[self.active]
             self._remember()
-            new = Segmented.empty(self.active + 1, self.opened().shape_zyx)
+            new = Segmented.empty(self.active + 1, shape)
             new.thing.name, new.thing.colour, new.is_visible = old.thing.name, old.thing.colour, old.is_visible
             self.objects[self.active] = new
 

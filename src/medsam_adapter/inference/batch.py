@@ -99,8 +99,9 @@ def predict_cases(
 
         def settled(case: BatchCase) -> Record | None:
             last = manifest.last(case.case_id)
-            is_settled = last and last.status in (DONE, FAILED) and last.asked == asked[case.case_id]
-            return last if is_settled and last.turn > void.get(case.case_id, 0) else None
+            if last is None or last.status not in (DONE, FAILED) or last.asked != asked[case.case_id]:
+                return None
+            return last if last.turn > void.get(case.case_id, 0) else None
 
         def tell() -> None:
             if progress:

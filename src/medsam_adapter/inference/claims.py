@@ -17,7 +17,7 @@ from medsam_adapter.errors import DataError
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # `Claims` looks
 
 FILE = ".claims"
 _TAKEN = (errno.EACCES, errno.EAGAIN)

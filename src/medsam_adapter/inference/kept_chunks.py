@@ -43,6 +43,7 @@ class KeptChunks:
             self._in_memory.move_to_end(number)
             return self._in_memory[number]
         place, shape, dtype, device = self._places[number]
+        assert self._file is not None  # whatever has a place there was written
         self._file.seek(place)
         data = bytearray(self._file.read(shape.numel() * dtype.itemsize))
         chunk = torch.frombuffer(data, dtype=dtype).reshape(shape).to(device)

@@ -222,9 +222,9 @@ class MSAPredictor:
             self._encoded[tuple(names)] = self.encode(*self._scan, adapter=names)
         encoded = self._encoded[tuple(names)]
         flat = encoded.is_picture
-        points = [(*p, 0) if flat and len(p) == 2 else tuple(p) for p in points or []]
-        boxes = [(b[0], b[1], 0, b[2], b[3], 0) if flat and len(b) == 4 else tuple(b) for b in boxes or []]
-        prompt = ObjectPrompt(points, list(labels) if labels is not None else [1] * len(points), boxes, text)
+        clicks = [(*p, 0) if flat and len(p) == 2 else tuple(p) for p in points or []]
+        corners = [(b[0], b[1], 0, b[2], b[3], 0) if flat and len(b) == 4 else tuple(b) for b in boxes or []]
+        prompt = ObjectPrompt(clicks, list(labels) if labels is not None else [1] * len(clicks), corners, text)
         logits = self.predict_objects(encoded, [prompt], carry, rules)[0]
         if not flat and not prompt.is_text_alone:
             encoded.embeddings.encode_rest_in_background(_first_slice(encoded, prompt))
@@ -285,14 +285,13 @@ class MSAPredictor:
     def _decode_objects(self, encoded, prompts, carry, rules, progress, should_stop, before=None) -> list[np.ndarray]:
         """For each object logits (D, h, w) at the decoder's resolution."""
         with self._resting(encoded), self._answering(encoded.embeddings.adapters):
-            logits: list[np.ndarray | None] = [None] * len(prompts)
+            logits: dict[int, np.ndarray] = {}
             for group in _alike(prompts):
                 asked = [prompts[i] for i in group]
                 shown = [before[i] if before else {} for i in group]
                 found = self._predict_alike(encoded, asked, carry, rules, progress, should_stop, shown)
-                for i, volume in zip(group, found, strict=True):
-                    logits[i] = volume
-        return logits
+                logits |= zip(group, found, strict=True)
+        return [logits[i] for i in range(len(prompts))]
 
     def predict_slices(
         self, encoded: Encoded, prompt: ObjectPrompt, before: Mapping[int, np.ndarray] | None = None

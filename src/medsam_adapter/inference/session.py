@@ -100,10 +100,11 @@ class Session:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']!r}")
+            depth, height, width = (int(size) for size in content["shape_zyx"])
             return cls(
                 str(content["scan_name"]),
                 str(content["scan_sha256"]),
-                tuple(int(size) for size in content["shape_zyx"]),
+                (depth, height, width),
                 str(content["model"]),
                 None if content.get("adapter") is None else str(content["adapter"]),
                 bool(content.get("is_plain")),

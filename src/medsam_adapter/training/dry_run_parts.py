@@ -153,6 +153,10 @@ class StepMeter:
         first = 1 if some == 1 else 2
         return (1, 1), [(some, d) for d in range(first, min(slices, first + 1 + (depth == "bias")) + 1)]
 
+    def _sample(self, size: tuple[int, int], call: Callable[[], Tensor], repeats: int) -> Sample:
+        kept_bytes, working_bytes, seconds = run_once(call, self.autocast, repeats)
+        return Sample(*size, kept_bytes, working_bytes, seconds)
+
     def _part(
         self, part: Callable, shape: tuple[int, ...], has_graph: bool, depth: str = "none", has_attention: bool = False
     ) -> tuple[Cost, Cost]:
@@ -164,18 +168,18 @@ class StepMeter:
         """
         size, sizes = self._sizes(depth)
         call = self._call_of(part, shape, has_graph, *size)
-        timed = Sample(*size, *run_once(call, self.autocast, REPEATS))
+        timed = self._sample(size, call, REPEATS)
         fitted = [
             timed
             if some == size
-            else Sample(*some, *run_once(self._call_of(part, shape, has_graph, *some), self.autocast, 0))
+            else self._sample(some, self._call_of(part, shape, has_graph, *some), 0)
             for some in sizes
         ]
         here = scale(timed, fitted, *self.batch)
         if not has_attention:
             return here, Cost(here.kept_bytes, here.working_bytes)
         with fused_attention():
-            fused = Sample(*size, *run_once(call, self.autocast, 1))
+            fused = self._sample(size, call, 1)
         more = scale(fused, [fused], *self.batch).kept_bytes - scale(timed, [timed], *self.batch).kept_bytes
         return here, Cost(here.kept_bytes + more, scale(fused, [fused], *self.batch).working_bytes)
 

@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -39,7 +40,8 @@ class Signals:
 
     def __init__(self, is_loud: bool = True, is_alone: bool = True):
         self.received: int | None = None
-        self._is_loud, self._is_alone, self._may_raise, self._former = is_loud, is_alone, False, {}
+        self._is_loud, self._is_alone, self._may_raise = is_loud, is_alone, False
+        self._former: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():

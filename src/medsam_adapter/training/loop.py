@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -137,6 +138,7 @@ class _Run:
                 row |= self._validate(epoch + 1, bar)
             except StopNow:
                 self._checkpoint(trained)
+                assert self.signals.received is not None  # it is what stops a validation
                 raise interrupted(self.signals.received, self.folder, self.progress.place) from None
         if accelerator.is_main_process:
             log_metrics(self.folder, row)
@@ -275,7 +277,7 @@ class _Run:
 
 
 def _flat(values: dict, prefix: str = "") -> dict:
-    out = {}
+    out: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
             out |= _flat(value, f"{prefix}{key}.")

@@ -166,6 +166,7 @@ class PromptedObjective(nn.Module):
 
     def _say(self, batch: _Batch) -> Terms:
         """Sentences alone, said of every slice; a slice without the target is to stay empty."""
+        assert batch.texts is not None
         which, at = np.nonzero(np.arange(batch.hard.shape[1])[None] < batch.valid[:, None])
         logits, scores = self._decode_scored(batch, which, at, PromptSet.of_texts(batch.texts[which]))
         targets = batch.soft[which, at]

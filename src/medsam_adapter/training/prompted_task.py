@@ -102,6 +102,7 @@ class PromptedTask:
 
     def _keep_features(self, cases: list[PreparedCase]) -> None:
         """Frozen features of each training case: from the store, or computed now by the first process."""
+        assert self.store is not None
         accelerator = self.accelerator
         self.model.to(accelerator.device).eval()
         with accelerator.main_process_first(), accelerator.autocast():
@@ -147,7 +148,8 @@ class PromptedTask:
         Args:
             state: what `whole_state` gave.
         """
-        self.model.save_pretrained(folder, **({} if state is None else {"state_dict": state}))
+        given: dict[str, Any] = {} if state is None else {"state_dict": state}
+        self.model.save_pretrained(folder, **given)
         self.processor.save_pretrained(folder)
         write_card(folder)
 

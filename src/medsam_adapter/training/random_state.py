@@ -15,7 +15,8 @@ import torch
 
 def random_state() -> dict[str, Any]:
     """States of Python's, NumPy's and torch's generators, of tensors and plain values."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    legacy: Any = np.random.get_state()  # a tuple, as nothing else is asked for
+    kind, keys, position, has_gauss, gauss = legacy
     state = {
         "python": random.getstate(),
         "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)),

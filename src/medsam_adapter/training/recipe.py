@@ -379,7 +379,7 @@ def _fill(cls: type, values: dict[str, Any], where: str, file) -> Any:
 
 
 def _convert(value: Any, hint: Any, name: str, file) -> Any:
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise RecipeError(f"{name} is a section", file=file, expected="key: value pairs", found=repr(value)[:200])
         return _fill(hint, value, f"{name}.", file)

@@ -135,8 +135,9 @@ def make_text_sampler(recipe: Recipe, dataset: Dataset, say: Callable[[str], Non
             hint="name them in labels.json, or set prompts.text and prompts.text_and_click to 0",
         )  # fmt: skip
     texts = TextBank.load(recipe.text.bank).for_labels(target_names(recipe, dataset))
-    for note in texts.notes if say else ():  # of several processes only one speaks
-        say(note)
+    if say:  # of several processes only one speaks
+        for note in texts.notes:
+            say(note)
     shares = TextShares(recipe.text.elsewhere, recipe.text.union, recipe.text.absent)
     return TextSampler(texts, dataset.targets, load_text_encoder(recipe.text.model), shares)
 

@@ -137,7 +137,6 @@ def test_a_click_in_a_plane_is_the_voxel_under_it(predictor, tmp_path, axes, pla
 
 
 def test_a_box_in_the_models_plane(opened):
-    assert opened.model_plane() == "axial"
     opened.go_to("axial", Z)
     x, y, _ = opened.planes["axial"].from_file((X, Y, Z))
     opened.box("axial", x + 6, y + 7, x - 6, y - 7)
@@ -308,13 +307,13 @@ def test_only_three_encodings_are_kept(opened):
         opened.clear()
         opened.window = (float(low), 200.0)
         opened.click_voxel((X, Y, Z))
-    assert len(opened._encoded) == 3
+    assert len(opened._encodings._kept) == 3
 
 
 def test_encoding_ahead(opened):
     done, total = opened.encode_ahead()
     assert total == SHAPE_ZYX[0] and 0 <= done <= total
-    encoded = next(iter(opened._encoded.values()))
+    encoded = next(iter(opened._encodings._kept.values()))
     finished = threading.Event()
     for _ in range(200):
         if encoded.embeddings.num_encoded == total:
@@ -323,4 +322,4 @@ def test_encoding_ahead(opened):
         threading.Event().wait(0.05)
     assert finished.is_set() and opened.num_encoded() == (total, total)
     opened.click_voxel((X, Y, Z))
-    assert len(opened._encoded) == 1  # what was encoded ahead is what the click needs
+    assert len(opened._encodings._kept) == 1  # what was encoded ahead is what the click needs

@@ -72,14 +72,14 @@ def _read(path: Path, series: str | None, channel: int | None) -> DicomScan:
     _refuse_mixed_kinds(headers, path)
     if len(headers) == 1 and len(planes) > 1 and not any(plane.is_placed for plane in planes):
         planes = [_frame_of_film(planes, path, channel)]
-    affine, spacing_mm = None, (1.0, *(planes[0].pixel_spacing_mm or (1.0, 1.0)))
+    affine, step_mm, (row_mm, column_mm) = None, 1.0, planes[0].pixel_spacing_mm or (1.0, 1.0)
     if len(planes) > 1 or planes[0].is_placed:
         planes, step_mm = sorted_planes(planes, path)
         affine = affine_of(planes[0], step_mm)
-        spacing_mm = (step_mm, *planes[0].pixel_spacing_mm)
+        row_mm, column_mm = planes[0].place[2]
     array = _pixels(planes, headers)
     uid = str(headers[0].get("SeriesInstanceUID") or "")
-    return DicomScan(array, tuple(float(size) for size in spacing_mm), affine, path, uid)
+    return DicomScan(array, (step_mm, row_mm, column_mm), affine, path, uid)
 
 
 def _refuse_mixed_kinds(headers: list[Dataset], path: Path) -> None:
@@ -120,7 +120,7 @@ def _pixels(planes: list[Plane], headers: list[Dataset]) -> np.ndarray:
     slices: list[np.ndarray] = [np.empty(0)] * len(planes)
     for each in headers:
         numbers = wanted.get(str(each.filename), [])
-        frames = _decoded(Path(each.filename)) if numbers else []
+        frames = _decoded(Path(each.filename)) if numbers else np.empty(0)
         for number in numbers:
             slices[number] = _rescaled(frames[planes[number].frame], planes[number], each)
     array = np.stack(slices)  # of the narrowest dtype that holds them all

@@ -56,6 +56,12 @@ class Plane:
         return self.position_lps is not None and self.orientation is not None and self.pixel_spacing_mm is not None
 
     @property
+    def place(self) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+        """Position, orientation and pixel spacing of a plane that is placed."""
+        assert self.position_lps is not None and self.orientation is not None and self.pixel_spacing_mm is not None
+        return self.position_lps, self.orientation, self.pixel_spacing_mm
+
+    @property
     def name(self) -> str:
         return Path(self.file).name + (f" frame {self.frame + 1}" if "NumberOfFrames" in self.header else "")
 
@@ -156,9 +162,10 @@ def sorted_planes(planes: list[Plane], path: Path) -> tuple[list[Plane], float]:
             a gap, or planes that do not lie above each other (a tilted gantry).
     """
     _refuse_other_directions(planes, path)
-    across = np.cross(planes[0].orientation[:3], planes[0].orientation[3:])
+    orientation = planes[0].place[1]
+    across = np.cross(orientation[:3], orientation[3:])
     normal = across / np.linalg.norm(across)
-    planes = sorted(planes, key=lambda plane: plane.position_lps @ normal)
+    planes = sorted(planes, key=lambda plane: plane.place[0] @ normal)
     if len(planes) == 1:
         return planes, planes[0].thickness_mm or 1.0
     positions = np.array([plane.position_lps for plane in planes])
@@ -171,7 +178,7 @@ def sorted_planes(planes: list[Plane], path: Path) -> tuple[list[Plane], float]:
     if np.abs(off_mm).max() > min(PLACE_TOLERANCE_MM, step_mm / 10):
         _refuse_gaps(planes, gaps_mm, path)
     sideways = positions - positions[0] - np.outer(heights_mm - heights_mm[0], normal)
-    if np.linalg.norm(sideways, axis=1).max() > min(PLACE_TOLERANCE_MM, min(planes[0].pixel_spacing_mm) / 10):
+    if np.linalg.norm(sideways, axis=1).max() > min(PLACE_TOLERANCE_MM, min(planes[0].place[2]) / 10):
         lean = np.degrees(np.arctan2(np.linalg.norm(sideways[-1]), heights_mm[-1] - heights_mm[0]))
         raise DataError(
             "has slices that do not lie straight above each other",
@@ -195,14 +202,15 @@ def _refuse_other_directions(planes: list[Plane], path: Path) -> None:
             hint="give single images one by one",
         )
     first = planes[0]
-    rows, columns = first.orientation[:3], first.orientation[3:]
+    _, orientation, pixel_spacing_mm = first.place
+    rows, columns = orientation[:3], orientation[3:]
     lengths = np.linalg.norm([rows, columns], axis=1)
-    if np.abs(lengths - 1).max() > 1e-2 or abs(rows @ columns) > 1e-2 or min(first.pixel_spacing_mm) <= 0:
+    if np.abs(lengths - 1).max() > 1e-2 or abs(rows @ columns) > 1e-2 or min(pixel_spacing_mm) <= 0:
         raise DataError(
             "has an orientation or a pixel spacing that is none",
             file=first.file,
             expected="two directions of length 1 at right angles, and sizes above 0 mm",
-            found=f"{first.orientation.tolist()}, {first.pixel_spacing_mm} mm",
+            found=f"{orientation.tolist()}, {pixel_spacing_mm} mm",
             hint="the header is damaged: export the file again",
         )
     frames_of_reference = {str(plane.header.get("FrameOfReferenceUID") or "") for plane in planes}
@@ -215,8 +223,8 @@ def _refuse_other_directions(planes: list[Plane], path: Path) -> None:
             hint="give each its own folder",
         )
     for what, values, tolerance in (
-        ("orientations", [plane.orientation for plane in planes], _SAME_DIRECTION),
-        ("pixel spacings", [plane.pixel_spacing_mm for plane in planes], _SAME_DIRECTION * first.pixel_spacing_mm[0]),
+        ("orientations", np.array([plane.place[1] for plane in planes]), _SAME_DIRECTION),
+        ("pixel spacings", np.array([plane.place[2] for plane in planes]), _SAME_DIRECTION * pixel_spacing_mm[0]),
     ):
         other = next(
             (n for n, value in enumerate(values) if np.abs(np.subtract(value, values[0])).max() > tolerance), 0
@@ -264,4 +272,4 @@ def _refuse_gaps(planes: list[Plane], gaps_mm: np.ndarray, path: Path) -> None:
 
 
 def _place(plane: Plane) -> str:
-    return "(" + ", ".join(f"{value:g}" for value in plane.position_lps) + ")"
+    return "(" + ", ".join(f"{value:g}" for value in plane.place[0]) + ")"

@@ -94,7 +94,7 @@ def _read(path: Path, like: Scan | None) -> tuple[np.ndarray, np.ndarray | None]
             "lies in the space of its patient, and the scan does not",
             file=path,
             expected="a scan with an affine",
-            found=f"{like.path or 'a scan'} without one",
+            found=f"{(like and like.path) or 'a scan'} without one",
             hint="give the DICOM series, or the NIfTI file made of it, as the image",
         )
     refuse_bytes(path, 2 * math.prod(shape))
@@ -102,7 +102,7 @@ def _read(path: Path, like: Scan | None) -> tuple[np.ndarray, np.ndarray | None]
     for plane, frame, number in zip(planes, stored, numbers, strict=True):
         where = _voxels_of(plane, frame, affine, shape)
         if where is None:
-            raise _lies_elsewhere(path, like, f"a frame at {plane.position_lps.tolist()} (LPS mm) of {frame.shape}")
+            raise _lies_elsewhere(path, like, f"a frame at {plane.place[0].tolist()} (LPS mm) of {frame.shape}")
         _put(labels, where, frame, number, path)
     return _narrow(labels), affine
 
@@ -127,8 +127,9 @@ def _refuse_numbers(numbers: list[int], path: Path) -> None:
 
 def _own_grid(planes: list[Plane], frame_shape: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int, int]]:
     first = planes[0]
-    normal = np.cross(first.orientation[:3], first.orientation[3:])
-    heights_mm = np.array([plane.position_lps @ normal for plane in planes])
+    orientation = first.place[1]
+    normal = np.cross(orientation[:3], orientation[3:])
+    heights_mm = np.array([plane.place[0] @ normal for plane in planes])
     gaps_mm = np.diff(np.unique(heights_mm.round(3)))
     step_mm = spacing_between_slices(first.header) or float(gaps_mm.min(initial=np.inf))
     step_mm = step_mm if np.isfinite(step_mm) else 1.0

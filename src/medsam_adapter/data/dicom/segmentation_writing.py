@@ -112,12 +112,13 @@ def _sources(path: Path, labels_zyx: np.ndarray, like: Scan) -> tuple[Sequence[D
         )
     headers = image_headers(like.path, getattr(like, "series", None) or None)
     planes = [plane for each in headers for plane in planes_of(each)]
+    ordered: np.ndarray | None = labels_zyx
     if like.affine is not None:
         planes, step_mm = sorted_planes(planes, like.path)
         affine = affine_of(planes[0], step_mm)
         size = (len(planes), int(headers[0].Rows), int(headers[0].Columns))
-        labels_zyx = onto_grid(labels_zyx, like.affine, affine, size)
-    if labels_zyx is None or len(planes) != len(labels_zyx):
+        ordered = onto_grid(labels_zyx, like.affine, affine, size)
+    if ordered is None or len(planes) != len(ordered):
         raise DataError(
             "the scan is not on the grid of its files",
             file=like.path,
@@ -127,8 +128,8 @@ def _sources(path: Path, labels_zyx: np.ndarray, like: Scan) -> tuple[Sequence[D
         )
     if len(headers) == 1:  # frames in the order of the file
         order = np.argsort([plane.frame for plane in planes])
-        return _completed(headers, planes[0]), labels_zyx[order]
-    return _completed([plane.header for plane in planes], planes[0]), labels_zyx
+        return _completed(headers, planes[0]), ordered[order]
+    return _completed([plane.header for plane in planes], planes[0]), ordered
 
 
 def _completed(headers: list[Dataset], first: Plane) -> list[Dataset]:

@@ -83,7 +83,8 @@ def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Datas
         DataError: neither form, a frame or label map that is missing, an Info.cfg or list that is damaged.
     """
     refuse_channel(channel, root)
-    parts, notes = _find(root), []
+    parts = _find(root)
+    notes: list[str] = []
     if parts:
         cases, split, unlabelled, expected = *_original(parts), "patient001_frame01_gt.nii.gz for each frame"
     else:

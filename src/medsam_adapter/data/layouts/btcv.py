@@ -168,11 +168,12 @@ def _ids(entries: object, file: Path) -> list[str]:
         entry.get("image") if isinstance(entry, dict) else entry
         for entry in (entries if isinstance(entries, list) else [None])
     ]
-    if not all(isinstance(name, str) for name in names):
+    texts = [name for name in names if isinstance(name, str)]
+    if len(texts) < len(names):
         raise DataError(
             "holds no split in MONAI's form",
             file=file,
             expected='"training" and "validation": lists of {"image": "imagesTr/img0001.nii.gz", "label": ...}',
             found=repr(entries)[:80],
         )
-    return list(dict.fromkeys(stem(name) for name in names))
+    return list(dict.fromkeys(stem(name) for name in texts))

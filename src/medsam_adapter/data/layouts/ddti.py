@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -108,7 +109,7 @@ def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Datas
             are required (a picture that the original does not mark is none of these; it is left out).
     """
     refuse_channel(channel, root)
-    facts = {
+    facts: dict[str, Any] = {
         "name": "DDTI", "root": root, "label_names": dict(INFO.labels), "modality": INFO.modality,
         "licence": INFO.licence,
     }  # fmt: skip
@@ -138,7 +139,7 @@ def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Datas
 def _original_cases(root: Path, notes: list[str]) -> tuple[list[Case], dict[str, Marks]]:
     """The pictures of the original in the order of their numbers, and the marks of those that have some."""
     images = {name: path for name, path in pictures(root).items() if _PICTURE.fullmatch(name)}
-    numbers = {name: tuple(map(int, _PICTURE.fullmatch(name).groups())) for name in images}
+    numbers = {name: tuple(map(int, name.split("_"))) for name in images}
     files = {file.stem: file for file in root.glob("*.xml") if file.stem.isdigit()}
     marks: dict[str, Marks] = {}
     cut_off: list[str] = []

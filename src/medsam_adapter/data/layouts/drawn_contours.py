@@ -90,18 +90,20 @@ def _window(lines: np.ndarray) -> tuple[slice, slice] | None:
     ]
     if not pieces:
         return None
-    return tuple(
+    rows, columns = (
         slice(min(place[axis].start for place in pieces), max(place[axis].stop for place in pieces)) for axis in (0, 1)
     )
+    return rows, columns
 
 
 def _grown(place: tuple[slice, slice], shape_yx: tuple[int, int]) -> tuple[slice, slice]:
     """The window in which the fainter pieces of the same curves can lie."""
     margin = max(_MIN_MARGIN, max(shape_yx) // 5)
-    return tuple(
+    rows, columns = (
         slice(max(0, side.start - margin), min(size, side.stop + margin))
         for side, size in zip(place, shape_yx, strict=True)
     )
+    return rows, columns
 
 
 def _enclosed(lines: np.ndarray, widening: int) -> tuple[np.ndarray, np.ndarray] | str:
@@ -125,8 +127,8 @@ def _enclosed(lines: np.ndarray, widening: int) -> tuple[np.ndarray, np.ndarray]
         inner = _largest(hole)
         inside = (inner & ~wide).sum()
         if inside >= least and inside >= _MIN_INSIDE * inner.sum():
-            inner_part = slice(frame, -frame)
-            return tuple(_narrowed(found, widening)[inner_part, inner_part] for found in (outer, inner))
+            part = slice(frame, -frame), slice(frame, -frame)
+            return _narrowed(outer, widening)[part], _narrowed(inner, widening)[part]
     if len(enclosed) > 1:
         return f"closed curves that are not one within the other ({len(enclosed)} enclosed regions)"
     return "one closed curve" if enclosed else "no closed curve"

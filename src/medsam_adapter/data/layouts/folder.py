@@ -80,7 +80,7 @@ def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Datas
     if is_self_contained:
         masks = {name: path for name, path in images.items() if _is_labelled(path)}
     paired = _pair(images, masks, content.get("mask_suffix"), root, require_labels)
-    patients = content.get("patients") if isinstance(content.get("patients"), dict) else {}
+    patients = content["patients"] if isinstance(content.get("patients"), dict) else {}
     cases = [Case(name, path, paired.get(name), str(patients.get(name, ""))) for name, path in images.items()]
     dataset = Dataset(
         name=str(content.get("name") or root.resolve().name),

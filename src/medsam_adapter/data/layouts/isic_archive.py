@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -116,11 +117,11 @@ def load(
     # A part whose masks were not unpacked at all has no labels; one mask lacking among others is an error.
     bare = {case.case_id for part in cases.values() if not any(c.label for c in part) for case in part}
     kept = keep_usable(every, root, require_labels, bare, notes, "<image>_segmentation.png")
-    facts = {
+    facts: dict[str, Any] = {
         "name": name, "root": root, "cases": kept, "modality": "dermoscopy", "licence": licence,
         "mask_values": {255: 1}, "official_split": split_of(cases, notes), "notes": notes,
     }  # fmt: skip
-    if not channel:
+    if not channel or classes is None:
         return Dataset(label_names=dict(LESION), **facts)
     values: dict[str, int] = {}
     for key, part in parts.items():

@@ -78,6 +78,8 @@ class KitsDataset(Dataset):
     def read_scan(self, case: Case) -> Scan:
         """As `Dataset.read_scan`; also raises DataError for a file of before April 2019, see above."""
         scan = super().read_scan(case)
+        if scan.affine is None:
+            return scan
         width, height, slices = scan.shape_zyx
         size = np.diag(scan.affine)
         if width == height != slices and np.allclose(scan.affine, np.diag(size)):
@@ -108,10 +110,11 @@ def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Datas
             hint="give the folder of the case folders: data/ (KiTS19, KiTS21) or dataset/ (KiTS23)",
         )
     folders = folders_by_id(base, _CASE)
-    images = {name: files_by_id(folder, _IMAGE).get("imaging") for name, folder in folders.items()}
+    scans = {name: files_by_id(folder, _IMAGE) for name, folder in folders.items()}
+    images = {name: found["imaging"] for name, found in scans.items() if "imaging" in found}
     labels = {name: files_by_id(folder, _LABEL) for name, folder in folders.items()}
     refuse_lacking(
-        "has cases without their scan", base, {name for name, image in images.items() if image is None},
+        "has cases without their scan", base, set(folders) - set(images),
         "imaging.nii.gz in each case folder",
         "the repositories hold the labels only: run kits23_download_data, or starter_code/get_imaging.py",
     )  # fmt: skip

@@ -131,7 +131,8 @@ def _draw(mask: np.ndarray, points_xy: np.ndarray, value: bool) -> None:
     if len(points_xy) < 3:
         return
     first, last = points_xy.min(0), points_xy.max(0)
-    line = Image.new("1", tuple(int(size) for size in last - first + 1))
+    width, height = (int(size) for size in last - first + 1)
+    line = Image.new("1", (width, height))
     chain = [tuple(point) for point in (points_xy - first).tolist()]
     ImageDraw.Draw(line).line([*chain, chain[0]], fill=1)
     outline = np.asarray(line)

@@ -62,10 +62,8 @@ def load(root: Path | str, *, require_labels: bool = True, channel: str = "") ->
                 for key in ("layout", "nested", "instances", "modality", "licence", "intensity", "orientation", "notes")
             },
         }
-        dataset = ParquetDataset(
-            metadata["name"], Path(place) if isinstance(root, Path) else PurePosixPath(place), [], **facts,
-            official_split=split, files=files,
-        )  # fmt: skip
+        given: Any = Path(place) if isinstance(root, Path) else PurePosixPath(place)  # an address has its own slashes
+        dataset = ParquetDataset(metadata["name"], given, [], **facts, official_split=split, files=files)
         for table in tables:
             dataset.enter(table, metadata["raters"])
     except Exception as error:  # each file system has its own errors for a place that is not there

@@ -128,7 +128,9 @@ def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Datas
         notes.append(f"{len(few)} pictures were marked by fewer than {RATERS} raters: {some(few)}.")
     parts: dict[str, list[Case]] = {"train": [], "test": []}
     for case in cases:
-        parts[_SOURCES[_source(case.image, root)]].append(case)
+        source = _source(case.image, root)
+        assert source is not None  # other pictures are no cases
+        parts[_SOURCES[source]].append(case)
     return RigaDataset(
         name="RIGA+" if is_plus else "RIGA",
         root=root,

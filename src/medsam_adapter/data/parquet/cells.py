@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -16,7 +17,7 @@ from medsam_adapter.data.sample import Case, Scan
 from medsam_adapter.errors import DataError
 
 MAX_FILE_BYTES = 2**31 - 1  # what a cell of an Arrow binary column can hold
-Cells = dict[str, dict[str, bytes | str] | None]
+Cells = dict[str, Any]  # {column: {"bytes": ..., "path": ...}, None where there is nothing}
 
 
 def can_stay(dataset: Dataset, cases: Sequence[Case]) -> bool:
@@ -65,7 +66,9 @@ def converted_cells(dataset: Dataset, case: Case, raters: Sequence[str]) -> Cell
     """
     scan = dataset.read_scan(case)
     cells: Cells = {"image": _cell(scan.array, scan, case.case_id)}
-    cells["label"] = _cell(_smallest(dataset.read_labels(case, scan)), scan, case.case_id)
+    labels = dataset.read_labels(case, scan)
+    assert labels is not None  # only cases with a reference are written
+    cells["label"] = _cell(_smallest(labels), scan, case.case_id)
     for rater in raters:
         marks = dataset.read_labels(case, scan, rater) if rater in case.raters else None
         cells[rater_column(rater)] = None if marks is None else _cell(_smallest(marks), scan, case.case_id)

@@ -151,6 +151,7 @@ class _Shards:
             file.rename(self.folder / f"{self.part}-{number:05d}-of-{len(self.files):05d}.parquet")
 
     def _write_rows(self) -> None:
+        assert self.writer is not None
         self.writer.write_table(pa.Table.from_pylist(self.rows, self.schema))
         self.rows, self.row_bytes = [], 0
 
