@@ -16,7 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN
 CHECK_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-fast style quality audit fresh coverage mutations docs screenshots clean distclean
+.PHONY: help install quickstart test test-fast style quality types audit fresh coverage mutations docs screenshots clean distclean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,9 +57,12 @@ style: $(STAMP) ## Formats the code and mends what ruff can mend
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-quality: $(STAMP) ## Checks format and lint, changes nothing
+quality: types ## Checks format, lint and types, changes nothing
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
+
+types: $(STAMP) ## Checks the types (mypy, see pyproject.toml)
+	$(BIN)/mypy
 
 audit: $(STAMP) ## Known vulnerabilities of the packages in .venv, where the network allows to ask
 	@$(BIN)/python .ci/audit.py
@@ -89,7 +92,7 @@ docs: $(STAMP) ## The documentation site into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean: ## Removes what builds and tests left (.venv and outputs/ stay)
-	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
 	find src tests $(wildcard demos benchmarks) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## clean, and .venv

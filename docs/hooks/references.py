@@ -9,6 +9,7 @@ from pathlib import Path
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 FAMILY = (
     "MSAError", "MSAInputError", "DataError", "PromptError", "RecipeError", "CheckpointError", "MergeNotSupportedError",
+    "OutputError", "Interrupted",
 )  # fmt: skip
 """What `errors.py` defines."""
 

@@ -22,16 +22,7 @@ from transformers.utils import ModelOutput, find_adapter_config_file
 
 from medsam_adapter.adapters.config import MSAAdapterConfig
 from medsam_adapter.adapters.fast_layer import make_fast
-from medsam_adapter.adapters.files import (
-    AdapterConfig,
-    another_kind_of_adapter,
-    config_from_plain,
-    load_adapter_weights,
-    plain_config,
-    read_adapter_config,
-    read_model_config,
-    save_adapter,
-)
+from medsam_adapter.adapters.files import AdapterConfig, config_from_plain, plain_config, save_adapter
 from medsam_adapter.adapters.pickles import find_pickle, pickled, refuse_pickle_file
 from medsam_adapter.adapters.reading import damage_told, unreadable
 from medsam_adapter.adapters.tuner import register_peft_method
@@ -43,6 +34,7 @@ from medsam_adapter.frozen_features import finish_encoding
 from medsam_adapter.hub.push_model import PushesToHub
 from medsam_adapter.image_size import set_image_size
 from medsam_adapter.losses import bce_loss, dice_loss
+from medsam_adapter.model_opening import open_adapter
 from medsam_adapter.prompts.decode import decode_masks
 from medsam_adapter.prompts.text import embed_objects
 from medsam_adapter.several_adapters import SeveralAdapters, with_adapter
@@ -214,46 +206,7 @@ class MSAModel(SeveralAdapters, PushesToHub, SamModel):
                 raise
             model.name_or_path = base_name(name)
             return model
-        return cls._from_adapter(at, args, config, adapter_name, is_trainable, source, hub, kwargs)
-
-    @classmethod
-    def _from_adapter(cls, at, args, config, adapter_name, is_trainable, source, hub, kwargs) -> MSAModel:
-        adapter = read_adapter_config(at, **source)
-        if not adapter.base_model_name_or_path:
-            raise CheckpointError(
-                "the adapter does not say which SAM it belongs to",
-                file=at,
-                expected="base_model_name_or_path in adapter_config.json",
-                found="none",
-                hint='write it there, e.g. "facebook/sam-vit-base"',
-            )
-        if not isinstance(config, SamConfig):
-            config = read_model_config(config or at, **source)
-        base = resolve_base(adapter.base_model_name_or_path)
-        kwargs = {key: value for key, value in kwargs.items() if key not in hub}
-        try:
-            with damage_told(base, "config.json", "the configuration of a SAM"):
-                base_type = AutoConfig.from_pretrained(base, revision=adapter.revision, **hub).model_type
-            if base_type not in ("sam", "msa"):
-                raise another_kind_of_adapter(at, adapter, base_type)
-            model = cls.from_pretrained(base, *args, revision=adapter.revision, **hub, **kwargs)
-        except OSError as error:
-            raise CheckpointError(
-                f"its base {adapter.base_model_name_or_path!r} cannot be opened",
-                file=at,
-                expected="a SAM on the Hub or in a folder",
-                found=str(error).splitlines()[0],
-                hint="check the name and the network, or put the base where base_model_name_or_path says",
-            ) from error
-        if config is not None:
-            set_image_size(model, config.vision_config.image_size)
-            model.config.id2label = config.id2label
-            model.config.num_slices = getattr(config, "num_slices", 1)
-        adapter.inference_mode = not is_trainable
-        load_adapter_weights(model, at, adapter, adapter_name, **source)
-        model._hf_peft_config_loaded = True
-        model.eval()
-        return model
+        return open_adapter(cls, at, args, config, adapter_name, is_trainable, source, hub, kwargs)
 
     def save_pretrained(
         self, save_directory: str | Path, *args, full: bool = False, adapter_name: str | None = None, **kwargs
@@ -294,9 +247,8 @@ class MSAModel(SeveralAdapters, PushesToHub, SamModel):
         had = self._hf_peft_config_loaded
         if had:
             self.config.adapter_configs = {name: plain_config(each) for name, each in self.peft_config.items()}
-            kwargs["save_original_format"] = (
-                False  # else the last adapter load's key renaming would be undone in the file
-            )
+            # Otherwise the renaming of keys by the last load of an adapter would be undone in the file.
+            kwargs["save_original_format"] = False
         self._hf_peft_config_loaded = False
         try:
             super().save_pretrained(folder, *args, **kwargs)
@@ -430,10 +382,8 @@ class MSAModel(SeveralAdapters, PushesToHub, SamModel):
 
     @staticmethod
     def _loss(logits: Tensor, labels: Tensor, slice_mask: Tensor | None) -> Tensor:
-        targets = F.adaptive_avg_pool2d(labels.flatten(0, -4).float(), logits.shape[-2:]).unflatten(
-            0, labels.shape[:-3]
-        )
-        targets = targets[..., None, :, :].expand_as(logits).float()
+        shrunk = F.adaptive_avg_pool2d(labels.flatten(0, -4).float(), logits.shape[-2:])
+        targets = shrunk.unflatten(0, labels.shape[:-3])[..., None, :, :].expand_as(logits)
         each = (dice_loss(logits.float(), targets) + bce_loss(logits.float(), targets)).amin(-1)  # best of M
         if slice_mask is None:
             return each.mean()

@@ -147,12 +147,18 @@ class MSAProcessor(BaseImageProcessor):
         """Source slices (D, H, W) or (D, H, W, 3), intensities in [0, 1], to normalised (D, 3, S, S)."""
         images = to_tensor(array)
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
-        resized = Letterbox(array.shape[1:3], self.image_size)
+        letterbox = Letterbox(array.shape[1:3], self.image_size)
+        return self.normalise(letterbox.image_to_model(images), letterbox.resized_hw)
+
+    def normalise(self, images: Tensor, resized_hw: tuple[int, int]) -> Tensor:
+        """Slices of the model frame (D, 1 or 3, S, S) in [0, 1] as the encoder takes them, (D, 3, S, S).
+
+        Args:
+            resized_hw: the part of the frame that the picture fills; the rest becomes 0.
+        """
         mean, std = (torch.tensor(v)[:, None, None] for v in (self.image_mean, self.image_std))
-        height, width = resized.resized_hw
-        images = resized.image_to_model(images)
-        images = (images - mean) / std
-        images[..., height:, :], images[..., :, width:] = 0, 0  # SAM pads after normalising
+        images = (images - mean) / std  # one channel becomes three here
+        images[..., resized_hw[0] :, :], images[..., :, resized_hw[1] :] = 0, 0  # SAM pads after normalising
         return images
 
     def unit_intensities(self, scan: Scan) -> np.ndarray:
@@ -197,7 +203,7 @@ class MSAProcessor(BaseImageProcessor):
             input_points: for each image a list of objects, each a list of points (x, y), for volumes (x, y, z), in
                 pixels of the source; a point outside the image is an error.
             input_labels: for each image, for each object: 1 object, 0 ground; all 1 by default.
-            input_boxes: for each image a list of boxes x0 y0 x1 y1, for volumes followed by z.
+            input_boxes: for each image a list of boxes x0 y0 x1 y1, one for each object; in volumes on every slice.
             input_texts: for each image a list of sentences, one for each object; `["the spleen"]` for one image.
             kind: "image" or "volume" where a shape leaves it open.
 
@@ -271,7 +277,7 @@ class MSAProcessor(BaseImageProcessor):
         for source, letterbox, image_boxes in zip(sources, letterboxes, boxes, strict=True):
             for box in image_boxes:
                 check_box(box, source.shape)
-            rows.append(torch.from_numpy(letterbox.boxes_to_model(np.asarray(image_boxes)[:, :4])))
+            rows.append(torch.from_numpy(letterbox.boxes_to_model(np.asarray(image_boxes))))
         stacked = torch.stack(rows)
         return stacked if depth is None else stacked[:, None].expand(-1, depth, -1, -1).clone()
 
@@ -319,13 +325,13 @@ def check_point(point: Sequence[float] | np.ndarray, shape: tuple[int, ...], is_
 
 
 def check_box(box: Sequence[float], shape: tuple[int, ...]) -> None:
-    """Raise a `PromptError` unless x0 y0 x1 y1 (and z) is a box in a (D, H, W) image."""
-    if len(box) not in (4, 5) or not (0 <= box[0] <= box[2] <= shape[2] - 1 and 0 <= box[1] <= box[3] <= shape[1] - 1):
+    """Raise a `PromptError` unless x0 y0 x1 y1 is a box in a (D, H, W) image."""
+    if len(box) != 4 or not (0 <= box[0] <= box[2] <= shape[2] - 1 and 0 <= box[1] <= box[3] <= shape[1] - 1):
         raise PromptError(
             "a box does not fit the image",
             expected=f"x0 <= x1 <= {shape[2] - 1} and y0 <= y1 <= {shape[1] - 1}",
             found=", ".join(f"{v:g}" for v in box),
-            hint="boxes are x0, y0, x1, y1 in pixels, counted from 0",
+            hint="boxes are x0, y0, x1, y1 in pixels, counted from 0; MSAPredictor takes boxes on one slice",
         )
 
 

@@ -7,12 +7,13 @@ import copy
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import SamModel
 
 from medsam_adapter.adapters.config import MSAAdapterConfig
+from medsam_adapter.adapters.files import start_from_adapter
 from medsam_adapter.adapters.prompt_encoder import MSAPromptEncoder
-from medsam_adapter.errors import PromptError
+from medsam_adapter.errors import CheckpointError, PromptError
 from medsam_adapter.image_size import set_image_size
 from medsam_adapter.modeling_msa import MSAModel
 from medsam_adapter.prompts.decode import decode_masks
@@ -157,8 +158,10 @@ def test_the_projection_is_in_the_adapters_file_and_every_door_opens_it(spoken, 
     model = spoken()
     want = masks(model, pixels, input_texts=[SPLEEN])
     model.save_pretrained(tmp_path)
-    kept = {name for name in load_file(tmp_path / "adapter_model.safetensors") if "text" in name}
+    names = load_file(tmp_path / "adapter_model.safetensors")
+    kept = {name for name in names if name.startswith("base_model.model.prompt_encoder.")}
     assert len(kept) == 4 and all(n.startswith("base_model.model.prompt_encoder.msa_adapter_text.") for n in kept)
+    assert all("msa_adapter_" in name for name in names)
     reopened = MSAModel.from_pretrained(tmp_path, adapter_name="other")
     assert reopened.text_model == tiny_clip
     assert torch.equal(masks(reopened, pixels, input_texts=[SPLEEN]), want)
@@ -171,6 +174,26 @@ def test_the_projection_is_in_the_adapters_file_and_every_door_opens_it(spoken, 
         with torch.no_grad():
             logits, _ = decode_masks(door, door.get_image_embeddings(pixels), input_texts=embedded)
         torch.testing.assert_close(logits, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_file_that_also_holds_sams_prompt_encoder_opens(spoken, tiny_base, pixels, tmp_path):
+    """As files of text adapters did once."""
+    model = spoken()
+    want = masks(model, pixels, input_texts=[SPLEEN])
+    model.save_pretrained(tmp_path)
+    file, sam = tmp_path / "adapter_model.safetensors", SamModel.from_pretrained(tiny_base).state_dict()
+    of_sam = {f"base_model.model.{n}": v.clone() for n, v in sam.items() if n.startswith("prompt_encoder.")}
+    assert len(of_sam) > 10
+    save_file(load_file(file) | of_sam, file)
+    assert torch.equal(masks(MSAModel.from_pretrained(tmp_path), pixels, input_texts=[SPLEEN]), want)
+    other = spoken(seed=5)
+    assert not torch.equal(masks(other, pixels, input_texts=[SPLEEN]), want)
+    assert start_from_adapter(other, tmp_path) == len(load_file(file)) - len(of_sam)
+    assert torch.equal(masks(other, pixels, input_texts=[SPLEEN]), want)
+    stray = {**load_file(file), "base_model.model.mask_decoder.iou_token.weight": sam["mask_decoder.iou_token.weight"]}
+    save_file(stray, file)
+    with pytest.raises(CheckpointError, match="1 unknown"):
+        MSAModel.from_pretrained(tmp_path)
 
 
 def test_a_full_save_keeps_sams_names(spoken, tiny_base, pixels, tmp_path):

@@ -235,6 +235,8 @@ def test_boxes():
     assert out["input_boxes"].shape == (1, 2, 4) and out["input_boxes"][0, 0].tolist() == [0, 0, 63, 31]
     out = processor()(grey(32, 32), input_boxes=[[(0, 0, 31, 31)]])
     assert out["input_boxes"][0, 0].tolist() == [0.5, 0.5, 62.5, 62.5]
+    on_every_slice = processor()(grey(5, 32, 64), input_boxes=[[(4, 5, 6, 7)]])["input_boxes"]
+    assert on_every_slice.shape == (1, 5, 1, 4) and (on_every_slice == torch.tensor([4.0, 5, 6, 7])).all()
 
 
 def test_volumes_of_different_depth_share_a_batch():
@@ -264,7 +266,9 @@ def test_points_outside(shape, point, text):
         processor()(grey(*shape), input_points=[[[point]]])
 
 
-@pytest.mark.parametrize("box", [(0, 0, 64, 5), (0, 0, 5, 40), (-1, 0, 5, 5), (6, 0, 5, 5), (0, 6, 5, 5), (0, 0, 5)])
+@pytest.mark.parametrize(
+    "box", [(0, 0, 64, 5), (0, 0, 5, 40), (-1, 0, 5, 5), (6, 0, 5, 5), (0, 6, 5, 5), (0, 0, 5), (0, 0, 5, 5, 1)]
+)
 def test_boxes_outside(box):
     with pytest.raises(PromptError, match="does not fit"):
         processor()(grey(40, 64), input_boxes=[[box]])

@@ -129,6 +129,7 @@ def load_adapter_weights(model: nn.Module, name: str, config: AdapterConfig, ada
             hint="open it with the base it was trained on (base_model_name_or_path in adapter_config.json)",
         ) from error
     expected = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    state = _without_sams_own(state, expected, config)
     wrong = [
         f"{k}: {tuple(state[k].shape)} for {tuple(v.shape)}"
         for k, v in expected.items()
@@ -158,6 +159,7 @@ def start_from_adapter(model: nn.Module, name: str, adapter_name: str = "default
     """
     state = _read_weights(name, **source)
     own = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    state = _without_sams_own(state, own, model.peft_config[adapter_name])
     lost = [key for key, value in state.items() if key not in own or own[key].shape != value.shape]
     if lost:
         raise CheckpointError(
@@ -169,6 +171,14 @@ def start_from_adapter(model: nn.Module, name: str, adapter_name: str = "default
         )
     set_peft_model_state_dict(model, own | state, adapter_name=adapter_name)
     return len(state)
+
+
+def _without_sams_own(state: dict[str, Tensor], own: dict[str, Tensor], config: AdapterConfig) -> dict[str, Tensor]:
+    """The first files of text adapters also hold SAM's prompt encoder, as it is in the base; it stays the base's."""
+    if not isinstance(config, MSAAdapterConfig):
+        return state
+    sams = {key for key in state if key.startswith("prompt_encoder.") and "msa_adapter_" not in key}
+    return {key: value for key, value in state.items() if key in own or key not in sams}
 
 
 def _read_weights(name: str, **source) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ class TiledAttention(torch.autograd.Function):
         ctx.save_for_backward(qkv, padding, tables)
         ctx.settings = (heads, window, scale)
         out = qkv.new_empty((*qkv.shape[:3], qkv.shape[3] // 3))
-        for group in window_groups(*qkv.shape[1:3], window):
+        for group in window_groups(qkv.shape[1], qkv.shape[2], window):
             windows = _Windows(group, qkv, padding, tables, heads, window or qkv.shape[1], scale)
             mixed = windows.value.new_empty((*windows.query.shape[:2], windows.channels))
             for units, rows in windows.tiles():
@@ -47,7 +47,7 @@ class TiledAttention(torch.autograd.Function):
         grad_qkv = torch.empty_like(qkv)
         grad_padding = torch.zeros_like(padding) if ctx.needs_input_grad[1] else None
         grad_tables = torch.zeros_like(tables) if tables is not None and ctx.needs_input_grad[2] else None
-        for group in window_groups(*qkv.shape[1:3], window):
+        for group in window_groups(qkv.shape[1], qkv.shape[2], window):
             windows = _Windows(group, qkv, padding, tables, heads, window or qkv.shape[1], scale)
             grad = group.cut(grad_out.unflatten(-1, (heads, -1))).permute(0, 1, 3, 5, 2, 4, 6)
             windows.backward(

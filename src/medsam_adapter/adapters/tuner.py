@@ -52,6 +52,13 @@ class MSATuner(BaseTuner):
         setattr(parent, child_name, new_module)  # PEFT's own looks for child.weight, which a whole block does not have
 
     @classmethod
+    def _get_adapter_state_dict(cls, model, config, adapter_name, state_dict, unwanted_adapter_names) -> dict:
+        """Only what an adapter has added. PEFT counts all of a wrapped layer but its `base_layer`, and a wrapped prompt
+        encoder has SAM's own parts beside that."""
+        found = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+        return {key: value for key, value in found.items() if "." + cls.prefix in key}
+
+    @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
         """`...msa_adapter_space.NAME.down.weight` -> `...msa_adapter_space.down.weight`.
 

@@ -40,11 +40,10 @@ def compare_command(
     from medsam_adapter.comparison.table import comparison_grid
     from medsam_adapter.data.splits import save_split
     from medsam_adapter.errors import RecipeError
-    from medsam_adapter.evaluation.exports import to_csv, to_latex
-    from medsam_adapter.evaluation.grids import print_grid, to_markdown
+    from medsam_adapter.evaluation.exports import write_tables
+    from medsam_adapter.evaluation.grids import print_grid
     from medsam_adapter.evaluation.published.protocols import protocol_of_layout
     from medsam_adapter.training.recipe import load_recipe
-    from medsam_adapter.training.run_folder import versions
     from medsam_adapter.training.setup import open_data
 
     if show_list:
@@ -70,10 +69,7 @@ def compare_command(
         "data.split": str(split), "data.max_val_cases": 0, "model.size": size, "run.validate_every": 10**9,
         **_length(budget, epochs),
     }  # fmt: skip
-    evaluation = ["--data", loaded.data.path, "--layout", loaded.data.layout, "--channel", loaded.data.channel]
-    evaluation += ["--split", str(split), "--part", part]
-    evaluation += ["--seed", str(seed), *(["--max-cases", str(max_cases)] if max_cases else [])]
-    evaluation += [word for name in loaded.data.targets or () for word in ("--target", name)]
+    evaluation = _evaluation_options(loaded.data, split, part, seed, max_cases)
     pictures = _picture_options(loaded, data.dataset)
     outcomes = {}
     for number, name in enumerate(names, 1):
@@ -84,18 +80,13 @@ def compare_command(
         if outcomes[name].failed:
             say(f"{name} failed: {outcomes[name].failed}")
         # After each method, so that a look is possible at any time and nothing is lost.
-        length = budget or (f"{epochs or loaded.optim.epochs} epochs")
+        length = budget or f"{epochs or loaded.optim.epochs} epochs"
         title = f"{data.dataset.name}, {len(data.split[part])} {part} cases, {length} each"
         grid = comparison_grid(outcomes, title, protocol_of_layout(data.dataset.layout))
-        (output / "table.md").write_text(to_markdown(grid))
-        (output / "table.csv").write_text(to_csv(grid))
-        (output / "table.tex").write_text(to_latex(grid))
+        write_tables(output, [grid])
     if as_json:
-        headings = ["method", "prompts", *(heading.text for heading in grid.headings)]
-        rows = [dict(zip(headings, [cell.text for cell in (*r.names, *r.cells)], strict=True)) for r in grid.rows]
-        facts = {"versions": versions(), "seed": seed, "budget": budget, "epochs": epochs, "size": size}
-        found = {name: vars(outcome) for name, outcome in outcomes.items()}
-        typer.echo(json.dumps({"title": grid.title, **facts, "rows": rows, "outcomes": found}, indent=1))
+        facts = {"seed": seed, "budget": budget, "epochs": epochs, "size": size}
+        typer.echo(json.dumps(_as_json(grid, outcomes, facts), indent=1))
     else:
         print_grid(grid, Console())
         typer.echo(f"runs, results and tables in {output}")
@@ -115,6 +106,23 @@ def _length(budget: str, epochs: int | None) -> dict[str, float | int | None]:
     if not match or not float(match[1]):
         raise RecipeError("--budget is no time", expected="90s, 20m or 2h", found=budget)
     return {"optim.minutes": float(match[1]) * {"s": 1 / 60, "m": 1, "h": 60}[match[2]]}
+
+
+def _evaluation_options(data, split: Path, part: str, seed: int, max_cases: int | None) -> list[str]:
+    """What is scored, the same for every method; `data` is the recipe's section."""
+    words = ["--data", data.path, "--layout", data.layout, "--channel", data.channel]
+    words += ["--split", str(split), "--part", part]
+    words += ["--seed", str(seed), *(["--max-cases", str(max_cases)] if max_cases else [])]
+    return words + [word for name in data.targets or () for word in ("--target", name)]
+
+
+def _as_json(grid, outcomes: dict, facts: dict) -> dict:
+    from medsam_adapter.training.run_folder import versions
+
+    headings = ["method", "prompts", *(heading.text for heading in grid.headings)]
+    rows = [dict(zip(headings, [cell.text for cell in (*r.names, *r.cells)], strict=True)) for r in grid.rows]
+    found = {name: vars(outcome) for name, outcome in outcomes.items()}
+    return {"title": grid.title, "versions": versions(), **facts, "rows": rows, "outcomes": found}
 
 
 def _picture_options(recipe, dataset) -> list[str]:

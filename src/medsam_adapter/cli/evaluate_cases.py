@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medsam_adapter.errors import DataError
+from medsam_adapter.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from medsam_adapter.data.layouts import Dataset
@@ -53,6 +53,7 @@ def choose_cases(
 
     Raises:
         DataError: no data, or no cases in the part.
+        RecipeError: a run whose recipe cannot be read.
     """
     from medsam_adapter.data.layouts import LAYOUTS, open_dataset
 
@@ -134,9 +135,13 @@ def _trained_on(models: list[str], chosen: Chosen) -> list[str]:
 
 
 def _recipe_data(run: Path) -> dict:
-    import yaml
+    from medsam_adapter.training.recipe_reading import read_values
 
-    return yaml.safe_load((run / "recipe.yaml").read_text())["data"]
+    file = run / "recipe.yaml"
+    section = read_values(file).get("data")
+    if not isinstance(section, dict) or not all(isinstance(section.get(key), str) for key in ("path", "layout")):
+        raise RecipeError("the run does not say what its data is", file=file, expected="data.path, data.layout")
+    return section
 
 
 def _is_same(path: str, root: Path) -> bool:
@@ -167,9 +172,12 @@ def _of_intensity(settings: dict[str, str | None]) -> dict[str, str | None]:
 
 def _saved(models: list[str]) -> dict[str, str | None]:
     """Those of the first run folder among the models; empty without one."""
+    from medsam_adapter.adapters.reading import damage_told
+
     for model in models:
         if has_settings(model):
-            saved = json.loads((Path(model) / "preprocessor_config.json").read_text())
+            with damage_told(model, "preprocessor_config.json", "how scans are prepared for the model"):
+                saved = dict(json.loads((Path(model) / "preprocessor_config.json").read_text()))
             window = saved.get("window_hu")
             return {
                 "intensity": None if window else saved.get("intensity"),

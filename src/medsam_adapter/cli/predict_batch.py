@@ -120,11 +120,11 @@ def _predict(model, cases, output, min_score, intensity, window, orientation, ca
 
     from medsam_adapter.cli.models import open_predictor
     from medsam_adapter.errors import PromptError, no_text_prompts
-    from medsam_adapter.evaluation.files import write_atomically
     from medsam_adapter.evaluation.model_hash import model_sha256
     from medsam_adapter.inference.batch import predict_cases
     from medsam_adapter.inference.batch_cases import object_names
     from medsam_adapter.inference.predictor import MSAPredictor
+    from medsam_adapter.writing import write_text
 
     predictor = open_predictor(model, intensity, window, orientation, device=_device())
     if not isinstance(predictor, MSAPredictor):
@@ -135,7 +135,7 @@ def _predict(model, cases, output, min_score, intensity, window, orientation, ca
     if is_main:
         output.mkdir(parents=True, exist_ok=True)
         names = {str(label): name for label, name in object_names(cases).items()}
-        write_atomically(output / "labels.json", json.dumps(names, indent=1, ensure_ascii=False) + "\n")
+        write_text(output / "labels.json", json.dumps(names, indent=1, ensure_ascii=False) + "\n")
     with contextlib.ExitStack() as stack:
         shown: list = []
 

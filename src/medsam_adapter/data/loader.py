@@ -169,7 +169,7 @@ class PromptedDataset(TorchDataset):
                 changed = self.augmentation(shown, labels, int(rng.integers(2**31)))
                 if self._shows_any(case, changed[1]) or not self._shows_any(case, labels):
                     shown, labels = changed  # else the only target was tiny, or near the border, and is gone
-            shown = normalise(shown, case.resized_hw, self.processor)
+            shown = self.processor.normalise(shown, case.resized_hw)
         targets = self._targets(case, labels, rng)
         missing = self.chunk_slices - count
         item = {
@@ -219,14 +219,6 @@ class PromptedDataset(TorchDataset):
         pooled = F.adaptive_avg_pool2d(masks.float(), (self.mask_side, self.mask_side))
         fullest = pooled.amax((0, 2, 3), keepdim=True)
         return torch.where((fullest > 0) & (fullest <= 0.5), pooled / fullest, pooled)
-
-
-def normalise(image: Tensor, resized_hw: tuple[int, int], processor: MSAProcessor) -> Tensor:
-    """Slices (D, C, S, S) in [0, 1] as the encoder takes them, (D, 3, S, S); the padding is zero."""
-    mean, std = (torch.tensor(v)[:, None, None] for v in (processor.image_mean, processor.image_std))
-    image = (image - mean) / std  # one channel becomes three here
-    image[..., resized_hw[0] :, :], image[..., :, resized_hw[1] :] = 0, 0
-    return image
 
 
 def load_cases(

@@ -38,9 +38,7 @@ class Anatomy:
 class Grid:
     """The coordinates of every voxel, bent by a smooth random displacement, and the shapes drawn on them."""
 
-    def __init__(
-        self, rng: np.random.Generator, shape_zyx: tuple[int, ...], spacing_mm: tuple[float, ...]
-    ):
+    def __init__(self, rng: np.random.Generator, shape_zyx: tuple[int, ...], spacing_mm: tuple[float, ...]):
         self.rng, self.shape = rng, shape_zyx
         extent_mm = [size * step for size, step in zip(shape_zyx, spacing_mm, strict=True)]
         # The body fills the field of view whatever its size, so that small grids hold all organs too.

@@ -72,7 +72,8 @@ def read_upload(paths: Sequence[str | Path], folder: Path, limits: Limits) -> Sc
 def without_folders(error: MSAError) -> DataError:
     """The same sentence without the folders of this server."""
     file = None if error.file is None else Path(error.file).name
-    parts = [error.expected, error.found, error.hint]
+    hint = None if error.hint and "MSA_MAX_BYTES" in error.hint else error.hint  # not a visitor's to set
+    parts = [error.expected, error.found, hint]
     if error.file is not None:
         parts = [None if part is None else part.replace(f"{Path(error.file).parent}/", "") for part in parts]
     return DataError(error.problem, file=file, expected=parts[0], found=parts[1], hint=parts[2])

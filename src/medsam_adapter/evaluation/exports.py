@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .files import write_atomically
+from ..writing import write_text
 from .grids import NOTHING, Cell, Grid, to_markdown
 from .metrics import METRIC_NAMES
 from .results import EvaluationResult
@@ -29,9 +29,9 @@ def write_tables(folder: Path, grids: Sequence[Grid], name: str = "table") -> No
         grids: tables that stand below each other; the first is the one in the CSV file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / f"{name}.md", "\n".join(map(to_markdown, grids)))
-    write_atomically(folder / f"{name}.csv", to_csv(grids[0]))
-    write_atomically(folder / f"{name}.tex", "\n".join(map(to_latex, grids)))
+    write_text(folder / f"{name}.md", "\n".join(map(to_markdown, grids)))
+    write_text(folder / f"{name}.csv", to_csv(grids[0]))
+    write_text(folder / f"{name}.tex", "\n".join(map(to_latex, grids)))
 
 
 def to_csv(grid: Grid) -> str:
@@ -112,7 +112,7 @@ def write_model_index(path: Path, name: str, results: Sequence[EvaluationResult]
     import yaml
 
     content = {"model-index": model_index(name, results)}
-    write_atomically(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def _latex_cell(grid: Grid, cell: Cell) -> str:

@@ -1,10 +1,9 @@
-"""How results reach the disk: plain JSON, and files that are complete or not there."""
+"""How results reach the disk: as plain JSON."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +40,3 @@ def _plain(value: Any) -> Any:
         expected="numbers, text, lists, dicts, numpy arrays, paths",
         found=type(value).__name__,
     )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """A reader sees the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

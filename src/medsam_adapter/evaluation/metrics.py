@@ -24,7 +24,6 @@ import numpy as np
 from ..errors import MSAInputError
 
 METRIC_NAMES = ("dice", "iou", "hd95_mm")
-STATUSES = ("scored", "false_positive", "missed", "both_empty")
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class MaskMetrics:
         hd95_mm: the larger of the two directed 95th percentiles of surface distances; see the module for empty masks.
         prediction_voxels: |P|.
         reference_voxels: |R|.
-        status: one of `STATUSES`.
+        status: as in the module's table.
     """
 
     dice: float

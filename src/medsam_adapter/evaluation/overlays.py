@@ -1,7 +1,7 @@
-"""Masks, references and prompts drawn over a slice, as PNG.
+"""Masks, references and prompts drawn over a slice.
 
 Frames: images and masks are (H, W); a point (x, y) is a pixel's centre, so (0, 0) lies in the middle of the first
-pixel; a box is x0 y0 x1 y1 with x1 and y1 one past the last pixel.
+pixel; a box is x0 y0 x1 y1 by its first and last pixel, and is drawn round both.
 
 Prediction: vermilion, filled and outlined. Reference: green outline, on top. Clicks: lime (on the target) and red (off
 it) dots. Boxes: yellow. Pixels are drawn in their true shape. Masks are interpolated between pixel centres for drawing,
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -83,7 +82,7 @@ def draw_overlay(
     picture = Image.fromarray(canvas.round().astype(np.uint8))
     scale = np.array([large_wh[0] / width, large_wh[1] / height])
     if boxes_xyxy is not None:
-        for box in np.asarray(boxes_xyxy, float).reshape(-1, 4) * np.tile(scale, 2):
+        for box in (np.asarray(boxes_xyxy, float).reshape(-1, 4) + [0, 0, 1, 1]) * np.tile(scale, 2):
             ImageDraw.Draw(picture).rectangle(list(box), outline=BOX_RGB, width=round(thickness))
     for xy, kind in zip((points + 0.5) * scale, kinds, strict=True):
         if kind in (0, 1):
@@ -91,28 +90,6 @@ def draw_overlay(
                 picture, xy, POSITIVE_RGB if kind == 1 else NEGATIVE_RGB, _OVERSAMPLING * max(3.5, scale_to / 85)
             )
     return picture.resize(size_wh, Image.Resampling.LANCZOS)
-
-
-def write_overlay(
-    path: str | Path,
-    image: np.ndarray,
-    prediction: np.ndarray | None = None,
-    reference: np.ndarray | None = None,
-    points_xy: np.ndarray | None = None,
-    labels: np.ndarray | None = None,
-    boxes_xyxy: np.ndarray | None = None,
-    title: str | None = None,
-    scale_to: int = 512,
-    pixel_spacing: Sequence[float] = (1.0, 1.0),
-) -> Path:
-    """Writes `draw_overlay`'s picture as PNG, under a title if there is one, and returns the path."""
-    picture = draw_overlay(image, prediction, reference, points_xy, labels, boxes_xyxy, scale_to, pixel_spacing)
-    if title:
-        picture = with_title(picture, title)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, format="PNG")
-    return path
 
 
 def with_title(picture: Image.Image, title: str, rgb: tuple[int, int, int] = (235, 235, 235)) -> Image.Image:

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import MSAInputError
-from .files import to_json, write_atomically
+from ..writing import write_text
+from .files import to_json
 from .metrics import METRIC_NAMES, MaskMetrics
 
 FORMAT_VERSION = 1
@@ -186,9 +187,9 @@ class EvaluationResult:
             "cases": [asdict(case) for case in self.cases],
             "raters": {name: [asdict(case) for case in cases] for name, cases in self.raters.items()},
         }
-        write_atomically(folder / RESULTS_JSON, to_json(content))
-        write_atomically(folder / RESULTS_CSV, self._csv())
-        write_atomically(folder / PROMPTS_JSON, to_json(self.prompts()))
+        write_text(folder / RESULTS_JSON, to_json(content))
+        write_text(folder / RESULTS_CSV, self._csv())
+        write_text(folder / PROMPTS_JSON, to_json(self.prompts()))
         return folder
 
     @classmethod

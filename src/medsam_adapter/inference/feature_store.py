@@ -30,7 +30,7 @@ class StoredFeatures:
 
     def __init__(self, file: Path):
         self.file = file
-        self._opened = None
+        self._opened: safe_open | None = None
         self.shape = tuple(self._slices().get_shape())
 
     def __len__(self) -> int:

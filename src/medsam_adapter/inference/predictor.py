@@ -26,13 +26,12 @@ from medsam_adapter.inference.prompted_slices import (
     mask_as_prompt,
 )
 from medsam_adapter.inference.slices import SliceEmbeddings
+from medsam_adapter.inference.source_grid import on_source_grid
 from medsam_adapter.inference.volume import CarryRules, anchors_only, carry_masks, keep_clicked
 from medsam_adapter.modeling_msa import HUB_ARGUMENTS, MSAModel
 from medsam_adapter.processing_msa import MSAProcessor
 from medsam_adapter.prompts.text import load_text_encoder
 from medsam_adapter.prompts.types import ObjectPrompt
-
-_CHUNK_BYTES = 16 * 2**20
 
 
 class MSAPredictor:
@@ -46,7 +45,8 @@ class MSAPredictor:
 
     Args:
         model: an `MSAModel`; moved to `device` (the first accelerator, else the CPU).
-        processor: how scans become tensors; made from the model's image size if not given.
+        processor: how scans become tensors. Without one it is made from the model's image size and knows no intensity,
+            for scans that are prepared already; `from_pretrained` takes the one that was saved with the model.
         store: keeps the features of the frozen part of the encoder on disk.
 
     `text_rules` says when a sentence alone has found nothing; it may be changed at any time.
@@ -248,7 +248,7 @@ class MSAPredictor:
         logits = self._decode_objects(encoded, prompts, carry, rules, progress, should_stop, before)
         out = np.empty((len(prompts), *encoded.turn.shape_ijk[::-1]), np.float32)
         views = [encoded.turn.array_to_source(volume) for volume in out]
-        for first, last, some in _on_source_grid(encoded, logits):
+        for first, last, some in on_source_grid(encoded, logits):
             for view, slices in zip(views, some, strict=True):
                 view[first:last] = slices
         return out
@@ -278,7 +278,7 @@ class MSAPredictor:
         logits = self._decode_objects(encoded, prompts, carry, rules, progress, should_stop, before)
         out = np.zeros(encoded.turn.shape_ijk[::-1], values.dtype)
         view = encoded.turn.array_to_source(out)
-        for first, last, some in _on_source_grid(encoded, logits, only_objects=True):
+        for first, last, some in on_source_grid(encoded, logits, only_objects=True):
             view[first:last] = values[np.where(some.max(0) > 0, some.argmax(0) + 1, 0)]
         return out
 
@@ -381,25 +381,3 @@ def _alike(prompts: Sequence[ObjectPrompt]) -> list[list[int]]:
     for i, prompt in enumerate(prompts):
         groups.setdefault((bool(prompt.text), prompt.is_text_alone), []).append(i)
     return list(groups.values())
-
-
-def _on_source_grid(
-    encoded: Encoded, logits: Sequence[np.ndarray], only_objects: bool = False
-) -> Iterator[tuple[int, int, np.ndarray]]:
-    """(first, last, logits (n, last - first, H, W)) of all slices in turn, or only of those that show an object.
-
-    A slice without a logit above 0 has none after bilinear interpolation either.
-    """
-    to_source = encoded.letterbox.logits_to_source
-    height, width = encoded.letterbox.size_hw
-    bytes_a_slice = 4 * len(logits) * (height * width + encoded.letterbox.image_size**2)
-    step = max(1, _CHUNK_BYTES // bytes_a_slice)
-    for first in range(0, len(logits[0]), step):
-        some = [volume[first : first + step] for volume in logits]
-        if only_objects and not any((slices > 0).any() for slices in some):
-            continue
-        yield (
-            first,
-            first + len(some[0]),
-            np.stack([to_source(torch.from_numpy(s)[:, None])[:, 0].numpy() for s in some]),
-        )

@@ -82,7 +82,7 @@ def decode_prompted_slices(
         masks: {slice: logits (h, w)} of a mask that the clicks correct; there a background click is enough.
 
     Raises:
-        PromptError: no prompt, one outside the scan, or background clicks only.
+        PromptError: no prompt, one outside the scan, background clicks only, or two boxes on one slice.
     """
     by_slice, masks = _by_slice(encoded, prompt), masks or {}
     is_anchored = any(1 in entry.labels or entry.box is not None or z in masks for z, entry in by_slice.items())
@@ -199,6 +199,11 @@ def _by_slice(encoded: Encoded, prompt: ObjectPrompt) -> dict[int, _SlicePrompt]
         if low[2] != high[2]:
             raise PromptError("a box lies on one slice", expected="two corners of one slice", found=str(tuple(box)))
         entry = by_slice.setdefault(int(low[2]), _SlicePrompt([], []))
+        if entry.box is not None:
+            raise PromptError(
+                "an object has two boxes on one slice", expected="one box round the whole object",
+                found=str(len(prompt.boxes)), hint="two objects are prompted one after the other",
+            )  # fmt: skip
         entry.box = encoded.letterbox.boxes_to_model(np.array([*low[:2], *high[:2]]))
     return by_slice
 

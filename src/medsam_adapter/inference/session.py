@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from medsam_adapter.errors import DataError
 from medsam_adapter.prompts.types import ObjectPrompt
+from medsam_adapter.writing import write_text
 
 FORMAT = "medsam-adapter session 1"
 
@@ -77,15 +77,13 @@ class Session:
     window: tuple[float, float] | None = None
 
     def save(self, path: str | Path) -> Path:
-        """Write the file whole or not at all."""
+        """Write the file.
+
+        Raises:
+            OutputError: a full disk, or a folder that cannot be written to. What was there before is as it was.
+        """
         path = Path(path)
-        partial = path.with_name(f".{os.getpid()}-partial-{path.name}")
-        text = json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1)
-        try:
-            partial.write_text(text + "\n", encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_text(path, json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1) + "\n")
         return path
 
     @classmethod

@@ -29,7 +29,7 @@ from medsam_adapter.pretraining.synthetic import make_scene
 from medsam_adapter.prompts.decode import decode_masks
 from medsam_adapter.prompts.simulate import PromptSet, correct, opening_prompts
 from medsam_adapter.training.processes import make_accelerator, refuse_sharding
-from medsam_adapter.training.recipe import load_yaml
+from medsam_adapter.training.recipe_reading import load_yaml
 
 
 @dataclass

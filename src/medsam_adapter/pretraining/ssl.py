@@ -45,6 +45,7 @@ from medsam_adapter.training.checkpoint import (
 from medsam_adapter.training.interruption import Signals, interrupted
 from medsam_adapter.training.processes import make_accelerator, refuse_sharding
 from medsam_adapter.training.run_folder import versions
+from medsam_adapter.training.schedule import learning_rate_factor
 
 OBJECTIVES = ("emix", "shed", "mae", "stay")
 
@@ -218,8 +219,9 @@ class _Run:
 
     def _train_step(self, batch: dict, wrapped: nn.Module, optimizer) -> dict[str, float]:
         accelerator, recipe = self.accelerator, self.recipe
+        factor = learning_rate_factor(batch["step"], recipe.steps, recipe.warmup_fraction)
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * learning_rate_factor(batch["step"], recipe)
+            group["lr"] = recipe.learning_rate * factor
         for name, reason in batch["skipped"]:
             self.skipped.setdefault(name, {"step": batch["step"] + 1, "name": name, "reason": reason})
         pixel_values = batch["pixel_values"].to(accelerator.device, non_blocking=True)
@@ -314,11 +316,3 @@ class _Batches(IterableDataset):
             yield from self.mixture
         except MSAError as error:
             yield error
-
-
-def learning_rate_factor(step: int, recipe: SslRecipe) -> float:
-    """Linear warm-up, then half a cosine to zero."""
-    warmup = max(1, round(recipe.steps * recipe.warmup_fraction))
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, recipe.steps - warmup)))

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from medsam_adapter.errors import RecipeError
-from medsam_adapter.training.recipe import load_yaml
+from medsam_adapter.training.recipe_reading import load_yaml
 
 
 @dataclass

@@ -25,7 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrained
 
 from medsam_adapter.prompts.text_bank import TextBank
 from medsam_adapter.prompts.text_names import Finder
-from medsam_adapter.training.recipe import load_yaml
+from medsam_adapter.training.recipe_reading import load_yaml
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WINDOW = 77

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from medsam_adapter.errors import CheckpointError
 from medsam_adapter.training.sharded import like, whole
-from medsam_adapter.training.writing import naming_write_errors
+from medsam_adapter.writing import naming_write_errors
 
 FOLDER = "checkpoints"
 WEIGHTS, STATE, MANIFEST = "weights.safetensors", "state.pt", "manifest.json"

@@ -170,9 +170,7 @@ class StepMeter:
         call = self._call_of(part, shape, has_graph, *size)
         timed = self._sample(size, call, REPEATS)
         fitted = [
-            timed
-            if some == size
-            else self._sample(some, self._call_of(part, shape, has_graph, *some), 0)
+            timed if some == size else self._sample(some, self._call_of(part, shape, has_graph, *some), 0)
             for some in sizes
         ]
         here = scale(timed, fitted, *self.batch)

@@ -44,7 +44,7 @@ from medsam_adapter.training.recipe import Recipe
 from medsam_adapter.training.run_folder import log_metrics, start_run, truncate_metrics
 from medsam_adapter.training.setup import open_data
 from medsam_adapter.training.sharded import load_optimizer_state, optimizer_state, whole
-from medsam_adapter.training.writing import naming_write_errors, write_text
+from medsam_adapter.writing import naming_write_errors, write_text
 
 
 @dataclass

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from medsam_adapter.errors import MSAError
 from medsam_adapter.training.checkpoint import checkpoints
-from medsam_adapter.training.writing import naming_write_errors, write_text
+from medsam_adapter.writing import naming_write_errors, write_text
 
 REPORT = "nonfinite.json"
 

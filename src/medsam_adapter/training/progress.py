@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from medsam_adapter.errors import CheckpointError
 from medsam_adapter.training.recipe import OptimSection
+from medsam_adapter.training.schedule import learning_rate_factor
 
 
 @dataclass
@@ -122,11 +123,3 @@ class Progress:
     @property
     def _percent(self) -> int:
         return min(100, int(100 * self.share_done))
-
-
-def learning_rate_factor(step: int, total: int, warmup_fraction: float) -> float:
-    """Linear warm-up, then half a cosine to zero."""
-    warmup = max(1, round(total * warmup_fraction))
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))

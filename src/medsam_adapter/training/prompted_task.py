@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from medsam_adapter.data.augment import Augmentation
-from medsam_adapter.data.loader import PreparedCase, PromptedDataset, collate, load_cases, normalise
+from medsam_adapter.data.loader import PreparedCase, PromptedDataset, collate, load_cases
 from medsam_adapter.data.sample import Case
 from medsam_adapter.evaluation.evaluate import evaluate
 from medsam_adapter.evaluation.protocol import check_protocol
@@ -109,7 +109,7 @@ class PromptedTask:
             slices = sum(len(case.image) for case in cases)
             with tqdm(total=slices, desc="encoding once", unit="slice", disable=not self.show_progress) as bar:
                 for case in cases:
-                    pixels = normalise(case.image.float() / 255, case.resized_hw, self.processor)
+                    pixels = self.processor.normalise(case.image.float() / 255, case.resized_hw)
                     case.frozen = self.store.get(pixels)
                     bar.update(len(pixels))
 

@@ -7,9 +7,6 @@ saved with each run. The text under a field is its help.
 from __future__ import annotations
 
 import dataclasses
-import math
-import types
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +15,9 @@ from typing import Any
 import yaml
 
 from medsam_adapter.baselines.names import BASELINES
-from medsam_adapter.data.plain_yaml import read_yaml
-from medsam_adapter.errors import RecipeError, did_you_mean, near_path
+from medsam_adapter.errors import RecipeError
 from medsam_adapter.prompts.simulate import PromptMix
+from medsam_adapter.training.recipe_reading import filled, load_yaml
 
 
 @dataclass
@@ -246,32 +243,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def load_yaml(cls: type, path: str | Path, overrides: Sequence[str] = ()) -> Any:
-    """Read a YAML file into a dataclass of sections; errors as `load_recipe`."""
-    path = Path(path)
-    file = path / "recipe.yaml" if path.is_dir() else path
-    if not file.is_file():
-        raise RecipeError(
-            "there is no such recipe", file=file, expected="a YAML file",
-            hint=near_path(path.parent if path.suffix else path, "recipe.yaml", "hub_configs/ holds examples"),
-        )  # fmt: skip
-    try:
-        values = read_yaml(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError("the recipe is not YAML", file=file, found=str(error).replace("\n", " ")) from error
-    values = {} if values is None else values
-    if not isinstance(values, dict):
-        raise RecipeError(
-            "the recipe is not a table", file=file, expected="section: {key: value}", found=str(values)[:80]
-        )
-    for key, value in _pairs(overrides):
-        _set(values, key.split("."), value, key)
-    return _fill(cls, values, "", file)
-
-
 def make_recipe(values: dict[str, Any]) -> Recipe:
     """A recipe from nested dictionaries, checked."""
-    recipe = _fill(Recipe, values, "", None)
+    recipe = filled(Recipe, values)
     _check(recipe, None)
     return recipe
 
@@ -330,77 +304,3 @@ def _check(recipe: Recipe, file) -> None:
             expected="model.method: msa, or prompts.text and prompts.text_and_click at 0",
             found=f"model.method: {recipe.model.method}",
         )  # fmt: skip
-
-
-def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
-    pairs, rest = [], list(overrides)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--"):
-            raise RecipeError(f"cannot read {word!r}", expected="--section.key value", hint="quote values with spaces")
-        key, found, value = word[2:].partition("=")
-        if not found:
-            if not rest:
-                raise RecipeError(f"--{key} has no value", expected=f"--{key} VALUE")
-            value = rest.pop(0)
-        try:
-            pairs.append((key.replace("-", "_"), read_yaml(value)))
-        except yaml.YAMLError as error:
-            raise RecipeError(
-                f"the value of --{key} is not YAML", expected="text, a number or [a, list]", found=value,
-                hint=f"put quotes within the quotes: --{key} '\"...\"'",
-            ) from error  # fmt: skip
-    return pairs
-
-
-def _set(values: dict, keys: list[str], value: Any, name: str) -> None:
-    for key in keys[:-1]:
-        values = values.setdefault(key, {})
-        if not isinstance(values, dict):
-            raise RecipeError(f"--{name} does not name a value", expected="--section.key value")
-    values[keys[-1]] = value
-
-
-def _fill(cls: type, values: dict[str, Any], where: str, file) -> Any:
-    hints = typing.get_type_hints(cls)
-    made = {}
-    for key, value in values.items():
-        name = f"{where}{key}"
-        if key not in hints:
-            raise RecipeError(
-                f"unknown key {name}",
-                file=file,
-                expected=", ".join(hints),
-                found=str(key),
-                hint=did_you_mean(key, hints, "remove it", where),
-            )
-        made[key] = _convert(value, hints[key], name, file)
-    return cls(**made)
-
-
-def _convert(value: Any, hint: Any, name: str, file) -> Any:
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise RecipeError(f"{name} is a section", file=file, expected="key: value pairs", found=repr(value)[:200])
-        return _fill(hint, value, f"{name}.", file)
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
-        kind = typing.get_origin(option) or option
-        if value is None and option is type(None):
-            return None
-        if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-            try:
-                number = float(value)  # YAML reads 1e-3 as text
-            except (ValueError, OverflowError):
-                continue
-            if math.isfinite(number):
-                return number
-            continue
-        if kind is str and isinstance(value, bool):  # YAML reads a bare no as false
-            return "yes" if value else "no"
-        if kind is list and isinstance(value, list):
-            return [_convert(item, each, name, file) for item in value for each in typing.get_args(option)]
-        if isinstance(value, kind) and not (kind is int and isinstance(value, bool)) and kind is not type(None):
-            return value
-    expected = " or ".join(getattr(o, "__name__", str(o)).replace("NoneType", "empty") for o in options)
-    raise RecipeError(f"{name} has a value of the wrong type", file=file, expected=expected, found=repr(value)[:200])

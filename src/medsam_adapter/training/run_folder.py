@@ -19,7 +19,7 @@ import torch
 from medsam_adapter.data.layouts import LAYOUTS, Dataset
 from medsam_adapter.data.splits import Split
 from medsam_adapter.training.recipe import Recipe
-from medsam_adapter.training.writing import naming_write_errors, write_text
+from medsam_adapter.writing import naming_write_errors, write_text
 
 METRICS = "metrics.jsonl"
 PACKAGES = ("medsam-adapter", "torch", "transformers", "peft", "accelerate", "monai", "numpy", "nibabel")

@@ -13,7 +13,7 @@ from medsam_adapter.evaluation.overlays import (
     POSITIVE_RGB,
     REFERENCE_RGB,
     draw_overlay,
-    write_overlay,
+    with_title,
 )
 from medsam_adapter.evaluation.sheets import OverlayItem, contact_sheet, write_best_median_worst
 
@@ -62,8 +62,11 @@ def test_clicks_lie_on_their_pixels():
 
 
 def test_boxes_are_outlined():
-    picture = np.asarray(draw_overlay(GREY, boxes_xyxy=np.array([10, 20, 30, 40]), scale_to=400))
+    picture = np.asarray(draw_overlay(GREY, boxes_xyxy=np.array([10, 20, 29, 36]), scale_to=400))
     assert is_near(picture[250, 101], BOX_RGB) and (picture[250, 200] == 100).all() and (picture[250, 50] == 100).all()
+    # Its last pixel is 29 by 36: it lies inside, and the next one outside.
+    assert is_near(picture[250, 299], BOX_RGB) and is_near(picture[369, 200], BOX_RGB)
+    assert (picture[250, 303] == 100).all() and (picture[373, 200] == 100).all()
 
 
 @pytest.mark.parametrize(
@@ -87,10 +90,12 @@ def test_other_dtypes_are_stretched_and_constant_ones_survive():
     draw_overlay(np.full((8, 8), np.nan, np.float32), scale_to=16)
 
 
-def test_png_with_title(tmp_path):
-    path = write_overlay(tmp_path / "a" / "b.png", GREY, title="a title " * 40, scale_to=120)
-    with Image.open(path) as picture:
-        assert picture.format == "PNG" and picture.width == 120 and picture.height > 120
+def test_a_title_is_shortened_to_fit():
+    plain = draw_overlay(GREY, scale_to=120)
+    short, long = with_title(plain, "a title"), with_title(plain, "a title " * 40)
+    assert long.width == 120 and long.height > 120 and np.array_equal(np.asarray(long)[-120:], np.asarray(plain))
+    strip = np.asarray(long)[:-120]
+    assert (strip != np.asarray(short)[:-120]).any() and (strip[:, -3:] == strip[0, 0]).all()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from medsam_adapter.data.geometry import Letterbox, Turn
 from medsam_adapter.data.intensity import PERCENTILES, unit_scale
 from medsam_adapter.data.io import read_scan
 from medsam_adapter.data.sample import Scan
-from medsam_adapter.inference import kept_chunks, predictor
+from medsam_adapter.inference import kept_chunks, source_grid
 from medsam_adapter.inference.kept_chunks import KeptChunks
 from medsam_adapter.inference.predictor import MSAPredictor
 from medsam_adapter.inference.prompted_slices import Encoded
@@ -119,7 +119,7 @@ PROMPTS = [
 @pytest.mark.parametrize("chunk_bytes", [1, 10**9])
 def test_labels_and_logits_by_chunks_are_those_of_the_whole(tiny_base, volume, monkeypatch, chunk_bytes):
     """The old way: everything at once, from the whole volume in [0, 1] to float32 logits of every voxel."""
-    monkeypatch.setattr(predictor, "_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(source_grid, "CHUNK_BYTES", chunk_bytes)
     torch.manual_seed(0)
     asked = MSAPredictor(MSAModel.from_pretrained(tiny_base), MSAProcessor(64, "percentile"), "cpu")
     encoded = asked.encode(volume)
@@ -163,7 +163,7 @@ def test_a_label_map_takes_little_more_than_itself():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert labels[100, 120, 120] == 1 and not labels[10].any() and not labels[160].any()
-    assert peak < labels.nbytes + 4 * predictor._CHUNK_BYTES, peak  # torch's own memory is not traced
+    assert peak < labels.nbytes + 4 * source_grid.CHUNK_BYTES, peak  # torch's own memory is not traced
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

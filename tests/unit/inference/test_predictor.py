@@ -149,6 +149,7 @@ def test_scans_and_other_orders(predictor, patient):
         ({"boxes": [(0, 0, 1, 50, 5, 1)]}, "does not fit"),
         ({"boxes": [(0, 0, 7, 5, 5, 7)]}, "outside"),
         ({"boxes": [(0, 0, 5, 5)]}, "six numbers"),
+        ({"boxes": [(0, 0, 1, 5, 5, 1), (2, 2, 1, 7, 7, 1)]}, "two boxes on one slice"),
     ],
 )
 def test_refused(predictor, patient, prompt, text):

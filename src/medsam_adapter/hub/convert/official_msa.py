@@ -106,13 +106,11 @@ def convert_official(checkpoint: Checkpoint, folder: Path, choices: OfficialChoi
     if choices.image_size:
         set_image_size(model, choices.image_size)
     model.add_msa_adapter(config)
-    # With swapped clicks PEFT also counts SAM's own prompt encoder, which is wrapped, to the adapter.
     own = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
     given = adapters.tensors | decoder
-    expected = {key for key in own if "msa_adapter_" in key or key.startswith(DECODER)}
-    if expected != set(given) or any(own[key].shape != value.shape for key, value in given.items()):
+    if set(own) != set(given) or any(own[key].shape != value.shape for key, value in given.items()):
         raise RuntimeError("a converted tensor found no place; please report this file's list of names and shapes")
-    given = own | {key: value.to(own[key].dtype) for key, value in given.items()}
+    given = {key: value.to(own[key].dtype) for key, value in given.items()}
     set_peft_model_state_dict(model, given, adapter_name="default")
     size = model.config.vision_config.image_size
     mean, std = PIXELS[choices.pixels or "unit"]

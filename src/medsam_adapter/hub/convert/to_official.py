@@ -48,10 +48,11 @@ def convert_to_official(run: str, file: Path, *, drop_unknown: bool = False, ada
         raise CheckpointError("is a folder", file=file, expected="the name of a .pth file", found="an empty folder")
     try:
         config = read_adapter_config(resolve_base(run))
-    except CheckpointError as error:
+    except ValueError as error:  # PEFT's own for a folder without adapter_config.json, a CheckpointError for others
         raise CheckpointError(
             "is no adapter of this library", file=run, expected="a run folder or a Hub repo of an MSA adapter",
-            found=error.found, hint="only MSA adapters have a form that the public code knows",
+            found=getattr(error, "found", "no adapter_config.json"),
+            hint="only MSA adapters have a form that the public code knows",
         ) from error  # fmt: skip
     model = MSAModel.from_pretrained(run)
     _check_form(config, model, run)

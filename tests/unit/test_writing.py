@@ -12,8 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from medsam_adapter.errors import OutputError
+from medsam_adapter.inference.session import Session
 from medsam_adapter.training.run_folder import log_metrics, truncate_metrics
-from medsam_adapter.training.writing import naming_write_errors, write_text
+from medsam_adapter.writing import naming_write_errors, write_text
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_a_text_is_replaced_in_one_step(tmp_path, monkeypatch):
     write_text(file, "second")
     assert file.read_text() == "second"
 
-    def half(self, text, encoding=None):
+    def half(self, text, **how):
         with self.open("w") as opened:
             opened.write(text[:3])
         raise OSError(errno.ENOSPC, "No space left on device", str(self))
@@ -69,3 +70,8 @@ def test_half_a_row_of_metrics_is_dropped_on_resume(tmp_path):
     rows = [json.loads(line)["epoch"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows == [1, 2]
     truncate_metrics(tmp_path / "nothing", 2)
+
+
+def test_a_session_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(OutputError, match="s.json: cannot be written"):
+        Session("ct.nii.gz", "0" * 64, (1, 2, 3), "sam-tiny").save(tmp_path / "none" / "s.json")

@@ -1,4 +1,4 @@
-"""Files of a run: each is there whole or not at all, and a full disk or a read-only folder is named as what it is."""
+"""Writing files: each is there whole or not at all, and a full disk or a read-only folder is named as what it is."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def naming_write_errors(path: Path, hint: str | None = None) -> Iterator[None]:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a small file in one step: under another name first, then renamed.
+    """Write a small file in one step: under another name first, then renamed. Who reads meanwhile sees the old one.
 
     Raises:
         OutputError: a full disk, or a folder that cannot be written to. What was there before is as it was.
     """
-    temporary = file.with_name(f".{file.name}.tmp")
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")  # several processes may write the same file
     with naming_write_errors(file):
         try:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", newline="")
             temporary.replace(file)
         except OSError:
             with contextlib.suppress(OSError):
