@@ -3,7 +3,7 @@
 Prints a table, the one of docs/testing.md: what was spoiled, and how many tests of which files failed. Leaves with 1
 where all passed for some place (a test is missing there), and where a place is not in the code exactly once.
 
-    .venv/bin/python .ci/mutations.py            # all, about eight minutes on one core
+    .venv/bin/python .ci/mutations.py            # all, about six minutes on one core
     .venv/bin/python .ci/mutations.py windows    # those whose file has the word in its path
 """
 

@@ -58,6 +58,7 @@ def _write_batch(root: Path, scan: Path) -> None:
     (root / "MANIFEST.csv").write_text("case_id,image,output\np1,scans/p1.nii.gz,\n")
     rows = ("case,object,x,y,z,label,text", "p1,liver,40,44,9,1,", "p2.nii.gz,liver,,,,,the liver")
     (root / "prompts.csv").write_text("\n".join(rows) + "\n")
+    (root / "clicks.csv").write_text("case,x,y,z\np1,40,44,9\np2,30,40,8\n")
 
 
 def _write_runs(root: Path) -> None:

@@ -72,9 +72,10 @@ class Desk:
     def said(self, text: str, timeout: int = WAIT_MS) -> str:
         """Wait until the status line says something."""
         self.page.wait_for_function(
-            "text => document.querySelector('#msa-status').innerText.includes(text)", arg=text, timeout=timeout
-        )
-        return self.page.inner_text("#msa-status")
+            "text => document.querySelector('#msa-status .msa-status').innerText.includes(text)", arg=text,
+            timeout=timeout,
+        )  # fmt: skip
+        return self.page.inner_text("#msa-status .msa-status")  # without what Gradio says of its queue
 
     def open_example(self, name: str) -> None:
         self.page.click("#msa-example input")
@@ -146,7 +147,7 @@ class Desk:
         """Press a button of the Save tab, and download the file."""
         self.page.get_by_role("tab", name="Save").click()
         self.press(button, "Saved")
-        name = self.page.inner_text("#msa-status").removeprefix("Saved ").strip(" .")
+        name = self.page.inner_text("#msa-status .msa-status").removeprefix("Saved ").strip(" .")
         link = self.page.locator("#msa-saved a[download]", has=self.page.locator("xpath=.")).first
         self.page.wait_for_function(
             "name => [...document.querySelectorAll('#msa-saved a[download]')].some(a => a.download === name)", arg=name

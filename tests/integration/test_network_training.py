@@ -155,7 +155,7 @@ def test_compare_trains_scores_and_goes_on_after_a_failure(data, tmp_path, in_th
     file.write_text(recipe(data, tmp_path / "unused").to_yaml())
     output = tmp_path / "compare"
     command = ["compare", str(file), "--methods", "resunet,sam,lora", "--epochs", "1", "--size", "tiny"]
-    command += ["-o", str(output), "--model.lora", "{r: -1}", "--model.image_size", "64"]
+    command += ["-o", str(output), "--model.lora", "{r: -1}", "--model.image_size", "64", "--seed", "7"]
     assert run(command) == 0
     out = capsys.readouterr().out
     assert "LoRA failed: it broke" in out and "ResUNet" in out and "BEAL" in out
@@ -163,6 +163,10 @@ def test_compare_trains_scores_and_goes_on_after_a_failure(data, tmp_path, in_th
     assert table.index("SAM as it is") < table.index("prompted") < table.index("without prompts")
     first = len(in_this_process)
     assert sum(words[0] == "train" for words in in_this_process) == 2
+    scored = [words for words in in_this_process if words[0] == "evaluate"]
+    assert len({tuple(words[words.index("--data") :][:10]) for words in scored}) == 1  # on one part of one split
+    assert len(scored) >= 2 and all(words[words.index("--seed") + 1] == "7" for words in scored)
+    assert (output / "table.csv").is_file() and (output / "table.tex").is_file()
     assert run(command) == 0
     assert [words[0] for words in in_this_process[first:]] == ["train"]  # only the failed one is tried again
     assert json.loads((output / "resunet" / "outcome.json").read_text())["trained_parameters"] > 1000

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medsam_adapter.data.fingerprint import Fingerprint
-from medsam_adapter.data.patches_grid import CaseGrid
-from medsam_adapter.data.patches_plan import Plan, make_plan
+from medsam_adapter.data.patches.grid import CaseGrid
+from medsam_adapter.data.patches.plan import Plan, make_plan
 from medsam_adapter.data.sample import Scan
 from medsam_adapter.errors import DataError, RecipeError
 
@@ -54,7 +54,6 @@ class Baseline(ABC):
         name: on the command line.
         title: in a table.
         source: paper.
-        trains: what is trained, in words.
         divisor: each side of a patch is a multiple of it; None where the plan's topology says.
         slicewise: takes the slices of a volume as pictures, as in its paper.
         weight_decay: for AdamW.
@@ -64,7 +63,6 @@ class Baseline(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     source: ClassVar[str]
-    trains: ClassVar[str] = "all weights, from a random start"
     divisor: int | None = None
     slicewise: ClassVar[bool] = False
     weight_decay: ClassVar[float] = 1e-5

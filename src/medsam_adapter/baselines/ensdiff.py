@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medsam_adapter.baselines.base import Size
 from medsam_adapter.baselines.diffusion import DiffusionBaseline, make_unet
-from medsam_adapter.data.patches_plan import Plan
+from medsam_adapter.data.patches.plan import Plan
 
 
 class EnsDiffModel(nn.Module):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medsam_adapter.baselines.base import Baseline, Size, dice_bce_loss
-from medsam_adapter.data.patches_plan import Plan
+from medsam_adapter.data.patches.plan import Plan
 
 LARGE = {
     "init_filters": 32,

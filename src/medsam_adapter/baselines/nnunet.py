@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from medsam_adapter.baselines.base import Baseline, Size, dice_bce_loss
-from medsam_adapter.data.patches_plan import Plan
+from medsam_adapter.data.patches.plan import Plan
 
 MAX_FEATURES = {2: 512, 3: 320}
 

@@ -14,7 +14,7 @@ from torch import nn
 from medsam_adapter.adapters.reading import READ_ERRORS
 from medsam_adapter.baselines import get_baseline
 from medsam_adapter.baselines.base import Baseline
-from medsam_adapter.data.patches_plan import Plan
+from medsam_adapter.data.patches.plan import Plan
 from medsam_adapter.data.sample import Scan
 from medsam_adapter.errors import CheckpointError
 from medsam_adapter.processing_msa import MSAProcessor

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from medsam_adapter.baselines.base import Size
 from medsam_adapter.baselines.diffusion import DiffusionBaseline, make_unet
-from medsam_adapter.data.patches_plan import Plan
+from medsam_adapter.data.patches.plan import Plan
 
 RESIDUAL_SCALE = 0.2
 

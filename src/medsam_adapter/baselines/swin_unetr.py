@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from medsam_adapter.baselines.base import Baseline, Size
-from medsam_adapter.data.patches_plan import Plan
+from medsam_adapter.data.patches.plan import Plan
 
 
 class SwinUNETR(Baseline):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from medsam_adapter.baselines.base import Baseline, Size
-from medsam_adapter.data.patches_plan import Plan
+from medsam_adapter.data.patches.plan import Plan
 
 
 class TransUNetModel(nn.Module):

@@ -24,6 +24,8 @@ REFERENCE_RGB = (46, 214, 104)
 POSITIVE_RGB = (190, 255, 40)
 NEGATIVE_RGB = (235, 30, 45)
 BOX_RGB = (255, 214, 10)
+BACKGROUND_RGB = (24, 24, 27)
+TITLE_RGB = (235, 235, 235)
 _FILL_OPACITY = 0.32
 # Everything is drawn at twice the size and halved at the end: smooth edges without own antialiasing.
 _OVERSAMPLING = 2
@@ -92,19 +94,19 @@ def draw_overlay(
     return picture.resize(size_wh, Image.Resampling.LANCZOS)
 
 
-def with_title(picture: Image.Image, title: str, rgb: tuple[int, int, int] = (235, 235, 235)) -> Image.Image:
+def with_title(picture: Image.Image, title: str) -> Image.Image:
     """The picture under a dark strip with one line of text, shortened to fit."""
     font_size = min(max(11, round(max(picture.size) / 30)), 18)
     font = ImageFont.load_default(font_size)
     strip = round(font_size * 1.9)
-    framed = Image.new("RGB", (picture.width, picture.height + strip), (24, 24, 27))
+    framed = Image.new("RGB", (picture.width, picture.height + strip), BACKGROUND_RGB)
     framed.paste(picture, (0, strip))
     text, room = title, picture.width - font_size
     while len(text) > 1 and font.getlength(text) > room:
         text = text[:-4].rstrip() + "..." if text.endswith("...") else text[:-1].rstrip() + "..."
         if text == "...":
             break
-    ImageDraw.Draw(framed).text((font_size // 2, strip // 2), text, fill=rgb, font=font, anchor="lm")
+    ImageDraw.Draw(framed).text((font_size // 2, strip // 2), text, fill=TITLE_RGB, font=font, anchor="lm")
     return framed
 
 

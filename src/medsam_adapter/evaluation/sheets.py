@@ -11,9 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import MSAInputError
-from .overlays import draw_overlay, with_title
-
-_BACKGROUND_RGB = (24, 24, 27)
+from .overlays import BACKGROUND_RGB, draw_overlay, with_title
 
 
 @dataclass
@@ -58,7 +56,7 @@ def contact_sheet(
         cells = [with_title(cell, caption) for cell, caption in zip(cells, captions, strict=True)]
     width, height = cells[0].size
     rows = -(-len(cells) // columns)
-    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), _BACKGROUND_RGB)
+    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), BACKGROUND_RGB)
     for index, cell in enumerate(cells):
         row, column = divmod(index, columns)
         sheet.paste(cell, (gap + column * (width + gap), gap + row * (height + gap)))
@@ -99,7 +97,7 @@ def _panels(item: OverlayItem, scale_to: int) -> list[Image.Image]:
     frame: dict[str, Any] = {"scale_to": scale_to, "pixel_spacing": item.pixel_spacing}
     plain = draw_overlay(item.image, **frame)
     if item.reference is None:
-        reference = Image.new("RGB", plain.size, _BACKGROUND_RGB)
+        reference = Image.new("RGB", plain.size, BACKGROUND_RGB)
     else:
         reference = draw_overlay(item.image, reference=item.reference, **frame)
     prompts: dict[str, Any] = {"points_xy": item.points_xy, "labels": item.labels, "boxes_xyxy": item.boxes_xyxy}
@@ -108,6 +106,6 @@ def _panels(item: OverlayItem, scale_to: int) -> list[Image.Image]:
 
 def _centred(picture: Image.Image, size_wh: tuple[int, int]) -> Image.Image:
     """The picture in the middle of a dark cell."""
-    cell = Image.new("RGB", size_wh, _BACKGROUND_RGB)
+    cell = Image.new("RGB", size_wh, BACKGROUND_RGB)
     cell.paste(picture.convert("RGB"), ((size_wh[0] - picture.width) // 2, (size_wh[1] - picture.height) // 2))
     return cell

@@ -10,9 +10,11 @@ Shapes: D slices, S side of the model frame, C embedding width, g grid side.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -55,6 +57,16 @@ def encode_volume(
         if progress:
             progress(min(first + batch, len(slices)), len(slices))
     return torch.cat(parts)
+
+
+_in_background: weakref.WeakSet[SliceEmbeddings] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_backgrounds() -> None:
+    """A thread that still computes when the interpreter goes away would abort the program."""
+    for embeddings in list(_in_background):
+        embeddings.close()
 
 
 class SliceEmbeddings:
@@ -145,6 +157,7 @@ class SliceEmbeddings:
         is_running = self._background is not None and self._background.is_alive()
         if not is_running and self.num_encoded < len(self):
             self._background = threading.Thread(target=self._follow, args=(near,), daemon=True)
+            _in_background.add(self)
             self._background.start()
 
     def close(self) -> None:

@@ -22,6 +22,9 @@ from torch import Tensor, nn
 
 from medsam_adapter.pretraining.tokens import pool
 
+RIDGE = 0.1
+"""Weight of the probe's penalty, against centred features of mean squared length 1."""
+
 
 def effective_rank(features: Tensor) -> float:
     """Effective rank of features (N, C); 1 for constant ones."""
@@ -55,13 +58,12 @@ def neighbour_accuracy(features: Tensor, classes: Tensor, neighbours: int = 5) -
     return float(((votes + 0.5 * first).argmax(1) == classes).double().mean())
 
 
-def probe_accuracy(features: Tensor, classes: Tensor, ridge: float = 0.1) -> float:
+def probe_accuracy(features: Tensor, classes: Tensor) -> float:
     """Accuracy of a linear classifier on pictures it has not seen: ridge regression on one-hot targets, two folds.
 
     Args:
         features: (N, C).
         classes: (N,) int64 from 0 on; of each class every second picture lies in the other fold.
-        ridge: weight of the penalty, against centred features of mean squared length 1.
     """
     fold = torch.empty_like(classes)
     order = classes.argsort(stable=True)
@@ -75,7 +77,7 @@ def probe_accuracy(features: Tensor, classes: Tensor, ridge: float = 0.1) -> flo
         scale = seen.square().sum(1).mean().clamp_min(1e-12)  # one for all channels: noise is not blown up
         kernel = seen @ seen.t() / scale
         centre = targets[fit].mean(0)
-        solved = torch.linalg.solve(kernel + ridge * torch.eye(len(kernel)).double(), targets[fit] - centre)
+        solved = torch.linalg.solve(kernel + RIDGE * torch.eye(len(kernel)).double(), targets[fit] - centre)
         predicted = unseen @ seen.t() / scale @ solved + centre
         right += int((predicted.argmax(1) == classes[test]).sum())
     return right / len(classes)

@@ -17,8 +17,8 @@ from medsam_adapter.baselines.base import Baseline
 from medsam_adapter.baselines.predictor import NetworkPredictor
 from medsam_adapter.data.fingerprint import take_fingerprint
 from medsam_adapter.data.loader import collate, wanted_targets
-from medsam_adapter.data.patches import PatchDataset, load_patch_cases
-from medsam_adapter.data.patches_augment import PatchAugmentation
+from medsam_adapter.data.patches.augment import PatchAugmentation
+from medsam_adapter.data.patches.dataset import PatchDataset, load_patch_cases
 from medsam_adapter.data.sample import Case
 from medsam_adapter.errors import RecipeError
 from medsam_adapter.evaluation.evaluate import evaluate

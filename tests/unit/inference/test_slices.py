@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import nibabel as nib
@@ -163,3 +165,16 @@ def test_a_click_on_one_slice_encodes_what_the_mask_reaches(model):
     assert embeddings._background is not None
     predictor.set_image(np.zeros((20, 30), np.uint8))  # the volume's background ends with it
     assert not embeddings._background.is_alive()
+
+
+def test_a_program_may_end_while_slices_are_encoded_behind_it():
+    script = """
+import numpy as np
+from medsam_adapter import MSAModel, MSAPredictor
+predictor = MSAPredictor(MSAModel.from_base("sam-tiny"))
+predictor.set_volume(np.random.default_rng(0).integers(0, 255, (400, 64, 64)).astype(np.uint8))
+predictor.predict(points=[(30, 30, 200)], carry=False)
+print(predictor.encoded.embeddings.num_encoded)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and int(done.stdout) < 400, done.stderr[-500:]

@@ -10,9 +10,9 @@ import torch
 
 from blobs import RAS, blob, write_blobs
 from medsam_adapter.data.fingerprint import take_fingerprint
-from medsam_adapter.data.patches import PatchDataset, load_patch_cases, target_masks
-from medsam_adapter.data.patches_augment import PatchAugmentation
-from medsam_adapter.data.patches_plan import make_plan
+from medsam_adapter.data.patches.augment import PatchAugmentation
+from medsam_adapter.data.patches.dataset import PatchDataset, load_patch_cases, target_masks
+from medsam_adapter.data.patches.plan import make_plan
 from medsam_adapter.errors import DataError
 
 

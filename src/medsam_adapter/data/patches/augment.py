@@ -22,7 +22,7 @@ from monai.transforms import (
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
-from medsam_adapter.data.patches_plan import Plan
+from medsam_adapter.data.patches.plan import Plan
 
 BOTH = ("image", "label")
 TURN_RADIANS = 0.26

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from medsam_adapter.data.layouts import Dataset
-from medsam_adapter.data.patches_augment import PatchAugmentation
-from medsam_adapter.data.patches_grid import CaseGrid
-from medsam_adapter.data.patches_plan import Plan
+from medsam_adapter.data.patches.augment import PatchAugmentation
+from medsam_adapter.data.patches.grid import CaseGrid
+from medsam_adapter.data.patches.plan import Plan
 from medsam_adapter.data.sample import Case
 from medsam_adapter.errors import DataError
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medsam_adapter.data.fingerprint import ChannelStatistics, Fingerprint
-from medsam_adapter.data.patches_plan import Plan, make_plan, target_spacing_mm, topology
+from medsam_adapter.data.patches.plan import Plan, make_plan, target_spacing_mm, topology
 
 
 def fingerprint(shape, spacing_mm=(1, 1, 1), num_cases=20, is_picture=False) -> Fingerprint:

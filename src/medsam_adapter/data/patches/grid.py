@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medsam_adapter.data.fingerprint import turn_of
 from medsam_adapter.data.geometry import Turn, to_tensor
-from medsam_adapter.data.patches_plan import Plan
+from medsam_adapter.data.patches.plan import Plan
 from medsam_adapter.data.sample import Scan
 from medsam_adapter.errors import DataError
 

@@ -10,8 +10,8 @@ import torch
 
 from blobs import LPS, PERMUTED, RAS, blob, tilted
 from medsam_adapter.data.fingerprint import ChannelStatistics, Fingerprint
-from medsam_adapter.data.patches_grid import CaseGrid, normalise, resample
-from medsam_adapter.data.patches_plan import make_plan
+from medsam_adapter.data.patches.grid import CaseGrid, normalise, resample
+from medsam_adapter.data.patches.plan import make_plan
 from medsam_adapter.errors import DataError
 
 AXES = {"LPS": LPS, "RAS": RAS, "permuted": PERMUTED, "oblique": tilted(LPS), "oblique permuted": tilted(PERMUTED)}
