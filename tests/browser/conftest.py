@@ -105,7 +105,8 @@ class Desk:
         raise AssertionError(f"the view {view} did not change")
 
     def at(self, view: str, x: float, y: float, columns: int, rows: int) -> tuple[float, float]:
-        """Where a pixel of the slice is on the screen."""
+        """Where a pixel of the slice is on the screen; buttons below may have scrolled it away."""
+        self.page.locator(f"#msa-view-{view} img").evaluate("image => image.scrollIntoView({block: 'center'})")
         frame = self.page.locator(f"#msa-view-{view} img").bounding_box()
         return frame["x"] + (x + 0.5) / columns * frame["width"], frame["y"] + (y + 0.5) / rows * frame["height"]
 

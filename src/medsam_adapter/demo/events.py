@@ -130,7 +130,8 @@ class Events:
             yield getattr(page, view)
             yield getattr(page, f"{view}_slice")
         yield from (
-            page.second_group, page.third_group, page.status, page.volume_row, page.text_row, page.table, page.chosen,
+            page.second_group, page.third_group, page.status, page.encoding, page.volume_row, page.text_row,
+            page.table, page.chosen,
             page.name, page.colour, page.visible, page.modality, page.preset, page.low, page.high, page.plane,
             page.label, page.model, page.timer, page.saved, page.save_seg, page.solid, page.left, page.right,
             page.scores, page.example, page.file, page.reference,
@@ -163,14 +164,7 @@ class Events:
             return update | self.showing.all(space, sentence(space) + note) | self.showing.objects(space)
 
     def tick(self, space: Workspace) -> Update:
-        done, total = space.num_encoded()
-        if done >= total:
-            return {self.page.timer: gr.Timer(active=False)} | self.showing.say(
-                f"Ready: all {total} slices are encoded."
-            )
-        return self.showing.say(
-            f"Encoding slice {done + 1} of {total}; clicks are answered meanwhile.", share=done / total
-        )
+        return self.showing.encoding(*space.num_encoded())
 
     def set_modality(self, space: Workspace, modality: str) -> Update:
         space.modality = modality if modality in MODALITIES else space.modality

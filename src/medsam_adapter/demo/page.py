@@ -105,6 +105,7 @@ def _segmenting(models: Models) -> dict[str, Any]:
     parts["main"] = slice_viewer("main")
     parts["main_slice"] = gr.Slider(1, 2, 1, step=1, label="Slice", elem_id="msa-slice-main", visible=False)
     parts["status"] = gr.HTML("<div class='msa-status'>Ready.</div>", elem_id="msa-status")
+    parts["encoding"] = gr.HTML(elem_id="msa-encoding")
     with gr.Row(visible=False) as parts["volume_row"]:
         parts["extent"] = gr.Radio(
             [THIS_SLICE, WHOLE_VOLUME], value=THIS_SLICE, label="A prompt segments", elem_id="msa-extent", scale=3

@@ -67,8 +67,14 @@ class Showing:
     def say(self, text: str, is_error: bool = False, share: float | None = None) -> Update:
         """The line under the picture."""
         kind = "msa-status msa-error" if is_error else "msa-status"
-        bar = "" if share is None else f"<div class='msa-bar'><div style='width:{100 * share:.0f}%'></div></div>"
-        return {self.page.status: f"<div class='{kind}'>{html.escape(text)}{bar}</div>"}
+        return {self.page.status: f"<div class='{kind}'>{html.escape(text)}{_bar(share)}</div>"}
+
+    def encoding(self, done: int, total: int) -> Update:
+        """How far the scan is encoded, in a line of its own: what was answered stays to be read."""
+        if done >= total:
+            return {self.page.encoding: "", self.page.timer: gr.Timer(active=False)}
+        text = f"encoding slice {done + 1} of {total}; clicks are answered meanwhile"
+        return {self.page.encoding: f"<div class='msa-encoding'>{text}{_bar(done / total)}</div>"}
 
     def all(self, space: Workspace, text: str) -> Update:
         """Everything that prompts change."""
@@ -94,6 +100,10 @@ class Showing:
             page.reference: None, page.saved: gr.File(visible=False, value=None), page.scores: "", page.left: EMPTY,
             page.right: EMPTY, page.solid: "{}",
         }  # fmt: skip
+
+
+def _bar(share: float | None) -> str:
+    return "" if share is None else f"<div class='msa-bar'><div style='width:{100 * share:.0f}%'></div></div>"
 
 
 def sentence(space: Workspace) -> str:

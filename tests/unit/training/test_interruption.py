@@ -17,6 +17,14 @@ from medsam_adapter.training.interruption import Signals, StopNow, interrupted
 from medsam_adapter.training.random_state import random_state, set_random_state
 
 
+@pytest.fixture(autouse=True)
+def sigint_of_a_terminal():
+    """A shell has programs that it starts in the background ignore SIGINT."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_is_noted_and_the_second_does_what_it_did(number, capfd):
     came = []
