@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import math
 from typing import Any
 
@@ -17,6 +18,7 @@ from medsam_adapter.demo.workspace import Workspace
 
 Update = dict[Any, Any]
 _SIDE_VIEW = 360
+_answers = itertools.count(1)
 
 
 class Showing:
@@ -67,7 +69,8 @@ class Showing:
     def say(self, text: str, is_error: bool = False, share: float | None = None) -> Update:
         """The line under the picture."""
         kind = "msa-status msa-error" if is_error else "msa-status"
-        return {self.page.status: f"<div class='{kind}'>{html.escape(text)}{_bar(share)}</div>"}
+        number = next(_answers)  # else the same words twice are no change, and the browser shows no answer
+        return {self.page.status: f"<div class='{kind}' data-answer='{number}'>{html.escape(text)}{_bar(share)}</div>"}
 
     def encoding(self, done: int, total: int) -> Update:
         """How far the scan is encoded, in a line of its own: what was answered stays to be read."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from medsam_adapter.demo.workspace import Workspace
 
 STATIC = Path(__file__).parent / "static"
 EMPTY = json.dumps({})
+_answers = itertools.count(1)
 _TEMPLATE = """
 <div class="msa-stage msa-empty" tabindex="0" role="img" aria-label="slice">
   <img class="msa-picture" alt="" draggable="false">
@@ -63,6 +65,7 @@ def slice_content(space: Workspace, plane_name: str, max_side: int = MAX_SIDE) -
     content: dict[str, Any] = {
         "src": data_url(shown), "width": shown.width, "height": shown.height, "columns": picture.shape[1],
         "rows": picture.shape[0], "slices": plane.num_slices, "edges": plane.edges, "caption": caption,
+        "answer": next(_answers),  # the viewer stops waiting when its value changes, even if the picture does not
     }  # fmt: skip
     return json.dumps(content)
 
