@@ -79,7 +79,7 @@ mutations: $(STAMP) ## Spoils the code in ten places, one at a time in a copy, a
 	$(BIN)/python .ci/mutations.py
 
 # The quickstart's recipe with three times the epochs, so that the masks are worth looking at (about 8 minutes).
-outputs/msa-phantom: $(STAMP)
+outputs/msa-phantom: | $(STAMP)
 	test -d outputs/quickstart/msa-phantom || $(BIN)/msa quickstart
 	$(BIN)/msa train outputs/quickstart/msa-phantom/recipe.yaml --optim.epochs 60 --run.output $@
 

@@ -239,13 +239,9 @@ class MSAPredictor:
         rules: CarryRules | None = None,
         progress: Callable[[int], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
-        before: Sequence[Mapping[int, np.ndarray]] | None = None,
     ) -> np.ndarray:
-        """Logits (n, D, H, W) on the file's grid for n objects prompted in the file frame, of the scan's adapter.
-
-        `before`: for each object masks that its clicks correct, as `predict_slices` takes them.
-        """
-        logits = self._decode_objects(encoded, prompts, carry, rules, progress, should_stop, before)
+        """Logits (n, D, H, W) on the file's grid for n objects prompted in the file frame, of the scan's adapter."""
+        logits = self._decode_objects(encoded, prompts, carry, rules, progress, should_stop)
         out = np.empty((len(prompts), *encoded.turn.shape_ijk[::-1]), np.float32)
         views = [encoded.turn.array_to_source(volume) for volume in out]
         for first, last, some in on_source_grid(encoded, logits):
@@ -271,7 +267,7 @@ class MSAPredictor:
 
         Args:
             labels: above 0, one for each object; 1 to n by default.
-            before: as for `predict_objects`.
+            before: for each object masks that its clicks correct, as `predict_slices` takes them.
         """
         values = np.array([0, *(labels or range(1, len(prompts) + 1))])
         values = values.astype(np.uint8 if values.max() < 256 else np.uint16)
