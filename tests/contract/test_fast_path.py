@@ -19,11 +19,13 @@ from medsam_adapter.adapters import tiled_attention, windows
 from medsam_adapter.adapters.config import MSAAdapterConfig
 from medsam_adapter.adapters.fast_layer import FastVisionLayer, plain_attention
 from medsam_adapter.modeling_msa import MSAModel
+from medsam_adapter.native import library as native
 
 # grid, window: padded on both sides, not padded, one window larger than the grid, global, global beyond the features
 GRIDS = [(8, 5), (16, 14), (9, 3), (6, 14), (8, 0), (40, 0)]
 every_grid = pytest.mark.parametrize(("grid", "window"), GRIDS)
-every_route = pytest.mark.parametrize("route", ["tiled", "small tiles", "fused"])
+ROUTES = ["tiled", "small tiles", "fused"]
+needs_kernel = pytest.mark.skipif(not native.level(), reason="the kernel is not built, or not for this processor")
 
 
 def make_block(grid: int, window: int, dtype=torch.float32, std: float = 0.3) -> SamVisionLayer:
@@ -54,12 +56,16 @@ def through(route: str, block: SamVisionLayer, tokens: torch.Tensor, monkeypatch
         tables = fast.relative_tables(block.attn, block.window_size or tokens.shape[1], qkv.dtype)
         heads = block.attn.num_attention_heads
         return fast._fused_attention(qkv, block.attn.qkv.bias, tables, heads, block.window_size, block.attn.scale)
+    if route == "kernel":
+        assert native.serves(qkv, block.attn.num_attention_heads)
+        return fast.space_attention(block.attn, qkv, block.window_size)
     if route == "small tiles":
         monkeypatch.setattr(tiled_attention, "TILE_ELEMENTS", 150)
-    return fast.space_attention(block.attn, qkv, block.window_size)
+    with native.without_kernel():
+        return fast.space_attention(block.attn, qkv, block.window_size)
 
 
-@every_route
+@pytest.mark.parametrize("route", ROUTES)
 @every_grid
 def test_attention_and_all_its_gradients_are_exact(grid, window, route, monkeypatch):
     """In fp64, so that a wrong term cannot hide behind rounding; all weights trained, as in a full fine-tune."""
@@ -76,7 +82,7 @@ def test_attention_and_all_its_gradients_are_exact(grid, window, route, monkeypa
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
 
 
-@every_route
+@pytest.mark.parametrize("route", [*ROUTES, pytest.param("kernel", marks=needs_kernel)])
 @every_grid
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 def test_attention_keeps_within_rounding(grid, window, route, dtype, tolerance, monkeypatch):

@@ -16,7 +16,7 @@ ROOT = Path(medsam_adapter.__file__).parent
 # A file may import from its own row and from rows above it. The longest matching entry counts.
 LAYERS = [
     ["__init__", "errors", "losses", "backbones", "data/sample", "prompts/types",
-     "baselines/names", "writing"],
+     "baselines/names", "writing", "native"],
     ["data", "prompts", "adapters"],
     ["configuration_msa", "image_size", "frozen_features", "several_adapters", "model_opening", "hub/commit",
      "hub/push_model",

@@ -8,7 +8,8 @@ What is not done here, compared with transformers' `SamVisionAttention` (the res
   q' = [scale q, q Rh, q Rw], k' = [k, onehot(y), onehot(x)], so that q' k' is the whole score.
 - The depth branch has no projection of its own: q, k and v are those of the space branch, regrouped by position.
 
-CPUs take `tiled_attention.py`; accelerators and torch.compile take `scaled_dot_product_attention`.
+CPUs take the kernel of `native/` where it serves, else `tiled_attention.py`; accelerators and torch.compile take
+`scaled_dot_product_attention`.
 
 Shapes: B images, (H, W) tokens, C width, h heads of c channels, n side of a window (of the grid, in global attention).
 """
@@ -21,9 +22,11 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from medsam_adapter.adapters.tiled_attention import TiledAttention
 from medsam_adapter.adapters.windows import offset_views, one_hot_positions, relative_tables, units_of, window_groups
+from medsam_adapter.native import library as native
 
 _is_fused_on_cpu = False
 
@@ -53,9 +56,34 @@ def space_attention(attention: nn.Module, qkv: Tensor, window: int) -> Tensor:
     tables = relative_tables(attention, window or qkv.shape[1], qkv.dtype)
     padding = _padding(attention.qkv, qkv)
     call = (qkv, padding, tables, attention.num_attention_heads, window, attention.scale)
-    if qkv.device.type == "cpu" and not (torch.compiler.is_compiling() or _is_fused_on_cpu):
-        return TiledAttention.apply(*call)
-    return _fused_attention(*call)
+    if qkv.device.type != "cpu" or torch.compiler.is_compiling() or _is_fused_on_cpu:
+        return _fused_attention(*call)
+    if native.serves(qkv, attention.num_attention_heads) and not _needs_gradient(padding, tables):
+        return NativeAttention.apply(*call) if _needs_gradient(qkv) else native.attention(*call)
+    return TiledAttention.apply(*call)
+
+
+def _needs_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+class NativeAttention(torch.autograd.Function):
+    """The kernel in C, whose gradient is that of qkv alone: neither the projection's bias nor tables are trained."""
+
+    @staticmethod
+    def forward(ctx, qkv, padding, tables, heads, window, scale):
+        log_sums = qkv.new_empty((*qkv.shape[:3], heads), dtype=torch.float32)
+        out = native.attention(qkv, padding, tables, heads, window, scale, log_sums)
+        ctx.save_for_backward(qkv, padding, tables, out, log_sums)
+        ctx.settings = (heads, window, scale)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_out):
+        qkv, padding, tables, out, log_sums = ctx.saved_tensors
+        grad_qkv = native.attention_backward(grad_out, qkv, padding, tables, *ctx.settings, out, log_sums)
+        return grad_qkv, None, None, None, None, None
 
 
 def _padding(projection: nn.Module, qkv: Tensor) -> Tensor:

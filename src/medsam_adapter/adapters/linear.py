@@ -2,7 +2,7 @@
 
 On x86 CPUs torch hands fp32 products to MKL, which is slow on processors that are not Intel's; oneDNN, which ships with
 torch too, is up to 1.4 times as fast there and can apply the activation before it writes the result. Everywhere else,
-under autocast and under torch.compile these functions are the plain layers.
+under torch.compile, and under autocast unless the weights are of its type, these functions are the plain layers.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ def linear(layer: nn.Module, hidden_states: Tensor) -> Tensor:
     """`layer(hidden_states)`, (..., C) -> (..., C'); gradients as there."""
     if is_hooked(layer):
         return layer(hidden_states).clone()  # a hook may have kept it, and callers add to what they get here
+    if type(layer) is nn.Linear and layer.weight.dtype == _autocast_dtype():
+        hidden_states = hidden_states.to(layer.weight.dtype)  # as autocast does
     if not _is_plain(layer, hidden_states):
         return layer(hidden_states)
     needs_weight_gradient = any(p.requires_grad for p in layer.parameters())
@@ -65,9 +67,14 @@ def may_use_onednn(tensor: Tensor) -> bool:
         and torch.backends.mkldnn.enabled
         and tensor.device.type == "cpu"
         and tensor.dtype in (torch.float32, torch.bfloat16)
-        and not torch.is_autocast_enabled("cpu")
+        and _autocast_dtype() in (None, tensor.dtype)
         and not torch.compiler.is_compiling()
     )
+
+
+def _autocast_dtype() -> torch.dtype | None:
+    """What autocast on a CPU casts to, None where it is off."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
 
 
 def onednn_product(left: Tensor, right: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
@@ -97,4 +104,6 @@ class _FrozenLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_out):
         (weight,) = ctx.saved_tensors
+        if weight.dtype != torch.float32:
+            return grad_out @ weight, None, None  # oneDNN's already, and without a turned copy of the weight
         return onednn_product(grad_out.contiguous(), weight.t().contiguous()), None, None

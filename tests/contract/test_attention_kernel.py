@@ -1,0 +1,229 @@
+"""The attention kernel in C gives what torch's operations give, forward and backward, for every geometry; and without
+it everything works."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medsam_adapter.adapters.config import MSAAdapterConfig
+from medsam_adapter.adapters.tiled_attention import TiledAttention
+from medsam_adapter.modeling_msa import MSAModel
+from medsam_adapter.native import library
+
+needs_kernel = pytest.mark.skipif(not library.level(), reason="the kernel is not built, or not for this processor")
+TYPES = [torch.float32] + [torch.bfloat16] * (library.level() > 1)
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+
+
+def problem(grid=(8, 8), window=5, images=2, heads=2, channels=16, has_tables=True, seed=0):
+    """Random qkv, padding, tables and gradient of the result, in fp64, and heads, window and scale."""
+    random = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: 0.7 * torch.randn(*shape, generator=random, dtype=torch.float64)  # noqa: E731
+    width = heads * channels
+    tables = draw(2 * (2 * (window or grid[0]) - 1), channels) * 0.3 if has_tables else None
+    tensors = draw(images, *grid, 3 * width), draw(3 * width), tables, draw(images, *grid, width)
+    return tensors, (heads, window, channels**-0.5)
+
+
+def both_ways(tensors, numbers, dtype):
+    """(result, gradient of qkv) of the kernel in a type, and of torch's operations in fp64 on the same values."""
+    qkv, padding, tables, grad = (None if t is None else t.to(dtype) for t in tensors)
+    log_sums = torch.empty(*qkv.shape[:3], numbers[0])
+    out = library.attention(qkv, padding, tables, *numbers, log_sums)
+    got = out, library.attention_backward(grad, qkv, padding, tables, *numbers, out, log_sums)
+    exact, padding, tables, grad = (None if t is None else t.double() for t in (qkv, padding, tables, grad))
+    exact.requires_grad_()
+    out = TiledAttention.apply(exact, padding, tables, *numbers)
+    return got, (out.detach(), torch.autograd.grad(out, exact, grad)[0])
+
+
+def assert_equal_within_rounding(got, want, dtype):
+    for one, other, what in zip(got, want, ("result", "gradient"), strict=True):
+        assert one.dtype == dtype and other.abs().max() > 1e-3
+        # Inputs are nearly 1; what is much smaller than they are is a difference of such terms.
+        error = (one.double() - other).abs().max() / other.abs().max().clamp_min(1)
+        assert error <= TOLERANCES[dtype], f"{what}: {error:.1e}"
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {"grid": (16, 16), "window": 14},  # SAM at 256 px: one whole window and three that the edges cut
+        {"grid": (16, 16), "window": 0},
+        {"grid": (15, 15), "window": 0},  # a row of keys does not fill a vector
+        {"grid": (33, 33), "window": 0},  # more keys than one block holds, and rows of three vectors
+        {"grid": (20, 20), "window": 17, "channels": 80},  # the width of ViT-H's heads
+        {"grid": (5, 9), "window": 4, "images": 1, "heads": 1, "channels": 64},
+        {"grid": (3, 3), "window": 14, "channels": 48},
+        {"grid": (1, 1), "window": 0},
+        {"has_tables": False},
+    ],
+    ids=str,
+)
+def test_the_kernel_equals_torch(geometry, dtype):
+    assert_equal_within_rounding(*both_ways(*problem(**geometry), dtype), dtype)
+
+
+@needs_kernel
+@settings(deadline=None, max_examples=60)
+@given(
+    grid=st.tuples(st.integers(2, 19), st.integers(2, 19)),
+    window=st.integers(1, 20),
+    images=st.integers(1, 3),
+    heads=st.integers(1, 3),
+    channels=st.sampled_from([16, 32, 48, 64, 80, 96]),
+    has_tables=st.booleans(),
+    seed=st.integers(0, 99),
+    dtype=st.sampled_from(TYPES),
+)
+def test_the_kernel_equals_torch_for_any_geometry(grid, window, images, heads, channels, has_tables, seed, dtype):
+    tensors, numbers = problem(grid, window, images, heads, channels, has_tables, seed)
+    assert_equal_within_rounding(*both_ways(tensors, numbers, dtype), dtype)
+
+
+@needs_kernel
+@pytest.mark.parametrize("size", [100.0, 1e-3])
+def test_scores_of_any_size_are_softened_rightly(size):
+    """Scores of ten thousands: e to that power is no number, but the shares are."""
+    (qkv, padding, _, grad), numbers = problem(has_tables=False)
+    got, want = both_ways((qkv * size, padding * size, None, grad), numbers, torch.float32)
+    assert all(tensor.isfinite().all() for tensor in got)
+    # At that size fp32 has rounded the scores themselves by a thousandth.
+    torch.testing.assert_close(got[0].double(), want[0], rtol=1e-5, atol=(2e-3 if size > 1 else 1e-6) * size)
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("window", [5, 0])
+def test_neither_threads_nor_neighbours_change_a_bit(dtype, window):
+    """Sums run in one order, however the work is split: what makes resumed runs equal to the bit."""
+    tensors, numbers = problem((12, 12), window, images=3)
+    qkv, padding, tables, _ = (t.to(dtype) for t in tensors)
+    together = library.attention(qkv, padding, tables, *numbers)
+    alone = torch.cat([library.attention(qkv[i : i + 1], padding, tables, *numbers) for i in range(3)])
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(7)
+        split = library.attention(qkv, padding, tables, *numbers)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(together, alone) and torch.equal(together, split)
+
+
+@needs_kernel
+def test_tensors_in_any_order_of_memory():
+    tensors, numbers = problem()
+    qkv, padding, tables, grad = (t.float() for t in tensors)
+    turned = qkv.transpose(1, 2).contiguous().transpose(1, 2)
+    wide = torch.stack([tables, tables], -1)[..., 0]
+    assert not turned.is_contiguous() and not wide.is_contiguous()
+    results = []
+    for one, table in ((qkv, tables), (turned, wide)):
+        log_sums = torch.empty(*one.shape[:3], numbers[0])
+        out = library.attention(one, padding, table, *numbers, log_sums)
+        swapped = grad.transpose(1, 2).contiguous().transpose(1, 2) if one is turned else grad
+        results.append((out, library.attention_backward(swapped, one, padding, table, *numbers, out, log_sums)))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+# -- which way is taken ------------------------------------------------------------------------------------------------
+
+
+def ways_taken(monkeypatch) -> list[str]:
+    taken = []
+    for owner, name in ((library, "attention"), (library, "attention_backward"), (TiledAttention, "apply")):
+        original = getattr(owner, name)
+        spy = lambda *args, _o=original, _n=f"{name}": (taken.append(_n), _o(*args))[1]  # noqa: E731
+        monkeypatch.setattr(owner, name, spy)
+    return taken
+
+
+@needs_kernel
+def test_encoders_take_the_kernel(tiny_base, monkeypatch):
+    model = MSAModel.from_base(tiny_base, MSAAdapterConfig())
+    taken = ways_taken(monkeypatch)
+    model.encode(torch.randn(1, 3, 64, 64)).sum().backward()
+    blocks = len(model.vision_encoder.layers)
+    # Nothing flows back into the first block's attention, whose queries depend on nothing that is trained.
+    assert taken == ["attention"] * blocks + ["attention_backward"] * (blocks - 1)
+
+
+@needs_kernel
+@pytest.mark.parametrize("trained", ["rel_pos_h", "qkv.bias"])
+def test_trained_tables_and_biases_get_their_gradients_elsewhere(tiny_base, monkeypatch, trained):
+    model = MSAModel.from_base(tiny_base).requires_grad_(False)
+    parameter = model.vision_encoder.layers[0].attn.get_parameter(trained).requires_grad_()
+    taken = ways_taken(monkeypatch)
+    model.vision_encoder(torch.randn(1, 3, 64, 64)).last_hidden_state.square().sum().backward()
+    assert taken[0] == "apply" and parameter.grad.abs().max() > 0
+
+
+def test_it_can_be_left_alone(tiny_base, monkeypatch):
+    model = MSAModel.from_base(tiny_base)
+    pixels = torch.randn(1, 3, 64, 64)
+    want = model.get_image_embeddings(pixels)
+    taken = ways_taken(monkeypatch)
+    with library.without_kernel():
+        torch.testing.assert_close(model.get_image_embeddings(pixels), want, rtol=1e-4, atol=1e-4)
+    assert set(taken) == {"apply"}
+
+
+def test_what_it_does_not_serve():
+    qkv = torch.zeros(1, 2, 2, 3 * 32)
+    served = {
+        (dtype, heads): library.serves(qkv.to(dtype), heads)
+        for dtype in (torch.float64, torch.float16, torch.float32, torch.bfloat16)
+        for heads in (1, 2, 4)
+    }
+    right = {key: key[0] in TYPES and key[1] < 4 and library.level() > 0 for key in served}  # 8 channels: half a vector
+    assert served == right
+    assert not library.serves(qkv.to("meta"), 2)
+
+
+@pytest.mark.parametrize("why", ["switched off", "not built", "damaged"])
+def test_without_the_kernel_everything_works(why, tmp_path):
+    """In a process of its own, because the library is loaded once."""
+    program = (
+        "import sys, torch\n"
+        "from medsam_adapter.native import library\n"
+        "if sys.argv[1:]: library.__file__ = sys.argv[1]\n"
+        "from medsam_adapter.adapters.attention import space_attention\n"
+        "from transformers import SamVisionConfig\n"
+        "from transformers.models.sam.modeling_sam import SamVisionSdpaAttention\n"
+        "config = SamVisionConfig(hidden_size=32, num_attention_heads=2, image_size=64, patch_size=8)\n"
+        "attention = SamVisionSdpaAttention(config, 5)\n"
+        "qkv = torch.randn(1, 8, 8, 96, requires_grad=True)\n"
+        "assert not library.serves(qkv, 2)\n"
+        "space_attention(attention, qkv, 5).sum().backward()\n"
+        "print(tuple(qkv.grad.shape))\n"
+    )
+    if why == "damaged":
+        (tmp_path / f"_attention{library.SUFFIX}").write_bytes(b"not a library")
+    arguments = [] if why == "switched off" else [str(tmp_path / "library.py")]
+    environment = {**os.environ, "MSA_NATIVE_ATTENTION": "0" if why == "switched off" else "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", program, *arguments], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "(1, 8, 8, 96)"
+    assert ("_attention" in run.stderr) == (why == "damaged")  # a warning names the file
+
+
+def test_the_kernel_is_built_where_it_can_be():
+    """A build that fails leaves the package slower and says nothing; here, with a compiler, it must not."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    if platform.machine() != "x86_64" or "avx512_bf16" not in flags or not shutil.which("cc"):
+        pytest.skip("not a Linux machine with AVX-512 and a C compiler")
+    assert library.level() == 2
