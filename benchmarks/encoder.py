@@ -19,6 +19,8 @@ from medsam_adapter.adapters.config import MSAAdapterConfig
 
 EAGER, SDPA = "transformers eager", "transformers sdpa"
 OURS, ADAPTED = "MSAModel, no adapters", "MSAModel, 2-D adapters"
+TILES = "2-D adapters, without the kernel"
+"""As on a machine for which the attention kernel is not built."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,13 @@ class EncoderContender(Contender):
 
 
 def encoder_contenders(settings: Settings, size: int, batches: list[int]) -> list[EncoderContender]:
-    """Four encoders, two dtypes, some batch sizes; images of `size` px."""
+    """The encoders, two dtypes, some batch sizes; images of `size` px."""
+    ours = (OURS, ADAPTED, TILES) if settings.device.type == "cpu" else (OURS, ADAPTED)
     return [
         _encoder_contender(settings, encoder, dtype, batch, size)
         for batch in batches
         for dtype in DTYPES
-        for encoder in (EAGER, SDPA, OURS, ADAPTED)
+        for encoder in (EAGER, SDPA, *ours)
     ]
 
 

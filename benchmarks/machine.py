@@ -18,10 +18,12 @@ from torch import Tensor
 
 import medsam_adapter
 from benchmarks.models import DTYPES
+from benchmarks.peak import peak_gflops
 from benchmarks.report import Table, figure
 from benchmarks.settings import Settings
 from benchmarks.timing import Call, Contender
 from medsam_adapter.adapters.linear import may_use_onednn, onednn_product
+from medsam_adapter.native import library
 
 ROWS, INNER, COLUMNS = 2048, 768, 3072
 """The first product of ViT-B's MLP on half the tokens of a 1024 px image."""
@@ -37,6 +39,7 @@ def describe(settings: Settings) -> dict[str, object]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "attention_kernel": ["not built", "fp32", "fp32 and bf16"][library.level()],
         "gpu": torch.cuda.get_device_name(settings.device) if settings.device.type == "cuda" else None,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -52,7 +55,8 @@ def heading(about: dict[str, object]) -> str:
     where = about["gpu"] or f"{about['processor']}, {about['cores']} cores, {about['threads']} threads"
     return (
         f"`{about['command']}`, {str(about['date'])[:10]}, {about['model']}, medians of {about['repeats']} rounds\n"
-        f"{where} ({about['cpu_capability']}); torch {about['torch']}, transformers {about['transformers']}\n"
+        f"{where} ({about['cpu_capability']}); torch {about['torch']}, transformers {about['transformers']}; "
+        f"attention kernel: {about['attention_kernel']}\n"
     )
 
 
@@ -77,6 +81,8 @@ def measure_products(settings: Settings) -> tuple[dict[str, float], Table]:
         table.rows.append([contender.name, figure(1e3 * each), figure(speed)])
         name = contender.name.split(", ")[-1]
         best[name] = max(best.get(name, 0.0), speed)
+    for name, speed in peak_gflops(settings.device).items():
+        table.rows.append([f"none: multiply-adds in registers, {name}", "", figure(speed)])
     return best, table
 
 

@@ -82,7 +82,8 @@ class NativeAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_out):
         qkv, padding, tables, out, log_sums = ctx.saved_tensors
-        grad_qkv = native.attention_backward(grad_out, qkv, padding, tables, *ctx.settings, out, log_sums)
+        heads, window, scale = ctx.settings
+        grad_qkv = native.attention_backward(grad_out, qkv, padding, tables, heads, window, scale, out, log_sums)
         return grad_qkv, None, None, None, None, None
 
 

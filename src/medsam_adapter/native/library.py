@@ -16,13 +16,14 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 SUFFIX = importlib.machinery.EXTENSION_SUFFIXES[0]
 """How a compiled file ends that is made for this Python and this kind of processor."""
-_ARGUMENTS = [ctypes.c_void_p] * 7 + [ctypes.c_int] + [ctypes.c_long] * 6 + [ctypes.c_float, ctypes.c_int]
+_ARGUMENTS: list[Any] = [ctypes.c_void_p] * 7 + [ctypes.c_int] + [ctypes.c_long] * 6 + [ctypes.c_float, ctypes.c_int]
 _LEVELS = {torch.float32: 1, torch.bfloat16: 2}  # as msa_attention_level counts
 _is_enabled = os.environ.get("MSA_NATIVE_ATTENTION", "1") not in ("", "0")
 
