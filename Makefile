@@ -24,7 +24,7 @@ help: ## This list
 install: $(STAMP) ## The virtual environment .venv with the package (editable) and its tools
 
 # A .venv made by hand or by another tool is kept (it may hold a torch build of your choice) and gets what it lacks.
-$(STAMP): setup.cfg pyproject.toml constraints.txt
+$(STAMP): setup.cfg setup.py pyproject.toml constraints.txt $(wildcard src/medsam_adapter/native/*.[ch])
 	@if [ ! -e $(BIN)/python ]; then \
 		command -v $(PYTHON) >/dev/null || { \
 			echo "make: there is no '$(PYTHON)'. Install Python 3.11, 3.12 or 3.13," \
@@ -95,5 +95,5 @@ clean: ## Removes what builds and tests left (.venv and outputs/ stay)
 	rm -rf build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
 	find src tests $(wildcard demos benchmarks) -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean ## clean, and .venv
-	rm -rf $(VENV)
+distclean: clean ## clean, and .venv with the built kernel
+	rm -rf $(VENV) src/medsam_adapter/native/*.so

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from benchmarks.report import Table, figure, megabytes, times
 from benchmarks.settings import Settings
 from benchmarks.timing import Call, Contender, Timings
 from medsam_adapter.adapters.config import MSAAdapterConfig
+from medsam_adapter.native.library import without_kernel
 
 EAGER, SDPA = "transformers eager", "transformers sdpa"
 OURS, ADAPTED = "MSAModel, no adapters", "MSAModel, 2-D adapters"
@@ -49,9 +51,14 @@ def _encoder_contender(settings: Settings, encoder: str, dtype: str, batch: int,
         if encoder in (EAGER, SDPA):
             model = models.sam(size, kind, encoder.split()[-1])
         else:
-            model = models.ours(size, kind, MSAAdapterConfig() if encoder == ADAPTED else None)
+            model = models.ours(size, kind, None if encoder == OURS else MSAAdapterConfig())
         pixel_values = settings.images(batch, size=size, dtype=kind)
-        return lambda: model.get_image_embeddings(pixel_values)  # without gradients, in both classes
+
+        def call() -> Tensor:
+            with without_kernel() if encoder == TILES else contextlib.nullcontext():
+                return model.get_image_embeddings(pixel_values)  # without gradients, in both classes
+
+        return call
 
     return EncoderContender(f"{encoder}, {dtype}, batch {batch}", make, encoder, dtype, batch)
 

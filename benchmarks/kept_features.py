@@ -44,6 +44,8 @@ class _Run:
     def __init__(self, settings: Settings, dtype: str, folder: Path):
         self.settings, self.folder = settings, folder
         self.model: MSAModel = settings.models.ours(settings.large, adapter=MSAAdapterConfig(use_encoder=False))
+        if settings.device.type == "cpu":  # as training/setup.py does
+            self.model.mask_decoder.config._attn_implementation = "eager"
         self.autocast = contextlib.nullcontext
         if dtype == "bf16":
             keep_frozen_encoder_in(self.model, torch.bfloat16)

@@ -80,7 +80,7 @@ def _model(settings: Settings, step: Step) -> MSAModel:
     model = settings.models.ours(settings.small, adapter=MSAAdapterConfig(encoder_layers=adapted))
     if step.has_bf16_base:
         keep_frozen_encoder_in(model, torch.bfloat16)
-    if settings.device.type == "cpu":  # as training/loop.py does, for all contenders
+    if settings.device.type == "cpu":  # as training/setup.py does, for all contenders
         model.mask_decoder.config._attn_implementation = "eager"
     if step.is_checkpointed:
         model.activation_checkpointing_enable()

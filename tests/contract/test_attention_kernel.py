@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses import FakeTensorMode
 
 from medsam_adapter.adapters.config import MSAAdapterConfig
 from medsam_adapter.adapters.tiled_attention import TiledAttention
@@ -190,6 +191,8 @@ def test_what_it_does_not_serve():
     right = {key: key[0] in TYPES and key[1] < 4 and library.level() > 0 for key in served}  # 8 channels: half a vector
     assert served == right
     assert not library.serves(qkv.to("meta"), 2)
+    with FakeTensorMode():
+        assert not library.serves(torch.zeros(1, 2, 2, 96), 2)
 
 
 @pytest.mark.parametrize("why", ["switched off", "not built", "damaged"])

@@ -158,7 +158,8 @@ def push_space(
         refuse_private_words(folder)
         requirements = folder / "requirements.txt"
         if requirements.is_file() and "medsam-adapter" not in requirements.read_text(encoding="utf-8"):
-            shutil.copytree(_PACKAGE, folder / _PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+            ours = shutil.ignore_patterns("__pycache__", "*.pyc", "*.so")  # the kernel was built for this machine
+            shutil.copytree(_PACKAGE, folder / _PACKAGE.name, ignore=ours)
         return commit_folder(
             folder, repo_id, message=f"A demo of {model_id}", repo_type="space", space_sdk="gradio",
             private=private or None, token=token,

@@ -27,10 +27,8 @@ int msa_attention_level(void) {
 #endif
 
 #define ALWAYS __attribute__((always_inline))
-#ifndef QUERIES
-#define QUERIES 48  /* at a time: with KEYS, what scores and packed keys take of the second-level cache */
+#define QUERIES 48 /* at a time, with KEYS: scores and packed keys stay in the second-level cache; divides by 16 */
 #define KEYS 512
-#endif
 #define LOWEST -1e30f
 #define LOG2E 1.44269504f
 

@@ -66,6 +66,7 @@ def serves(qkv: Tensor, heads: int) -> bool:
     return (
         _is_enabled
         and qkv.device.type == "cpu"
+        and type(qkv) is Tensor  # not one of a kind that has no memory of its own (FakeTensor)
         and qkv.dtype in _LEVELS
         and qkv.shape[-1] // 3 // heads % 16 == 0  # channels fill whole vectors
         and level() >= _LEVELS[qkv.dtype]
