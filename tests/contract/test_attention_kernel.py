@@ -124,6 +124,30 @@ def test_neither_threads_nor_neighbours_change_a_bit(dtype, window):
 
 
 @needs_kernel
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", [0, 1, 2], ids=["query", "key", "value"])
+def test_what_is_no_number_is_not_hidden(dtype, bad, part):
+    """A run that diverges must show it (training/nonfinite.py), where torch's attention does."""
+    (qkv, padding, tables, _), numbers = problem(window=4, images=1)
+    qkv[0, 1, 2, part * 32 + 5] = bad  # head 0
+    qkv, padding, tables = (t.to(dtype) for t in (qkv, padding, tables))
+    got = library.attention(qkv, padding, tables, *numbers)
+    want = TiledAttention.apply(qkv, padding, tables, *numbers)
+    assert not want.isfinite().all() and torch.equal(got.isfinite(), want.isfinite())
+
+
+@needs_kernel
+def test_no_images_are_no_error():
+    (qkv, padding, tables, grad), numbers = problem(images=1)
+    none = [t.float() for t in (qkv[:0], padding, tables)]
+    log_sums = torch.empty(0, 8, 8, 2)
+    out = library.attention(*none, *numbers, log_sums)
+    assert out.shape == grad[:0].shape
+    assert library.attention_backward(grad[:0], *none, *numbers, out, log_sums).shape == qkv[:0].shape
+
+
+@needs_kernel
 def test_tensors_in_any_order_of_memory():
     tensors, numbers = problem()
     qkv, padding, tables, grad = (t.float() for t in tensors)

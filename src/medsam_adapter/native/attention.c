@@ -10,6 +10,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
 
 /* 0: not for this processor; 1: floats; 2: floats and bfloat16. Stands before the pragma: any processor can run it. */
 int msa_attention_level(void) {
@@ -76,6 +79,28 @@ static inline long offset_place(const Problem *p, const Unit *u, long query, int
 }
 
 static void *room_for(size_t bytes) { return aligned_alloc(64, (bytes + 63) / 64 * 64); }
+
+/* A thread's memory, one block: what it holds is taken twice, first to count, then, after open_arena, for good. */
+typedef struct {
+    char *start;
+    size_t used;
+} Arena;
+
+static void *take(Arena *arena, size_t bytes) {
+    char *place = arena->start ? arena->start + arena->used : NULL;
+    arena->used += (bytes + 63) / 64 * 64;
+#ifdef __SANITIZE_ADDRESS__ /* a gap that nobody may touch */
+    if (place) __asan_poison_memory_region(arena->start + arena->used, 64);
+    arena->used += 64;
+#endif
+    return place;
+}
+
+static int open_arena(Arena *arena) {
+    arena->start = room_for(arena->used);
+    arena->used = 0;
+    return arena->start != NULL;
+}
 
 /* 16 rows of entries become 16 columns: the transpose of a 16 x 16 matrix of 32 bits */
 static inline ALWAYS void transpose(__m512i *r) {

@@ -4,7 +4,7 @@
    are no key get a score so low that their probability is nothing. Scores are in units of q k, so that the scale and
    log2(e), which turns exp into 2^x, are one factor. */
 
-/* What a thread needs for one unit, allocated once. */
+/* What a thread needs for one unit. */
 typedef struct {
     E *keys, *values;                /* packed for products over channels (keys) and over keys (values) */
     E *query;                        /* (QUERIES, c) */
@@ -139,61 +139,58 @@ static void NAME(forward_unit)(const Problem *p, const Unit *u, NAME(Room) *room
     }
 }
 
-static int NAME(make_room)(const Problem *p, NAME(Room) *room) {
+static void NAME(lay_out)(const Problem *p, NAME(Room) *room, Arena *arena) {
     long c = p->channels, keys = p->padded_keys;
-    room->keys = room_for(keys * c * sizeof(E));
-    room->values = room_for(keys * c * sizeof(E));
-    room->query = room_for(QUERIES * c * sizeof(E));
-    room->probabilities = room_for(QUERIES * KEYS * sizeof(E));
-    room->scores = room_for(QUERIES * KEYS * sizeof(float));
-    room->relative = room_for(QUERIES * p->relative_width * sizeof(float));
-    room->out = room_for(QUERIES * c * sizeof(float));
-    room->highest = room_for(QUERIES * sizeof(float));
-    room->sum = room_for(QUERIES * sizeof(float));
-    room->rows = room_for(keys * sizeof(E *));
-    return room->keys && room->values && room->query && room->probabilities && room->scores && room->relative &&
-           room->out && room->highest && room->sum && room->rows;
-}
-
-static void NAME(leave_room)(NAME(Room) *room) {
-    free(room->keys), free(room->values), free(room->query), free(room->probabilities), free(room->scores);
-    free(room->relative), free(room->out), free(room->highest), free(room->sum), free(room->rows);
+    room->keys = take(arena, keys * c * sizeof(E));
+    room->values = take(arena, keys * c * sizeof(E));
+    room->query = take(arena, QUERIES * c * sizeof(E));
+    room->probabilities = take(arena, QUERIES * KEYS * sizeof(E));
+    room->scores = take(arena, QUERIES * KEYS * sizeof(float));
+    room->relative = take(arena, QUERIES * p->relative_width * sizeof(float));
+    room->out = take(arena, QUERIES * c * sizeof(float));
+    room->highest = take(arena, QUERIES * sizeof(float));
+    room->sum = take(arena, QUERIES * sizeof(float));
+    room->rows = take(arena, keys * sizeof(E *));
 }
 
 /* Both position tables, each filled up to whole vectors, packed for products over channels or over offsets. */
 static E *NAME(packed_tables)(const Problem *p, int over_offsets) {
-    long c = p->channels, length = 2 * p->side - 1, filled = p->table_vectors * 16;
-    E *packed = room_for(2 * filled * c * sizeof(E));
-    const E **rows = room_for(2 * filled * sizeof(E *));
+    long c = p->channels, length = 2 * p->side - 1, places = p->table_vectors * 16;
+    E *packed = room_for(2 * places * c * sizeof(E));
+    const E **rows = room_for(2 * places * sizeof(E *));
     if (packed && rows) {
-        for (long i = 0; i < 2 * filled; i++)
-            rows[i] = i % filled < length ? (const E *)p->tables + (i / filled * length + i % filled) * c : NULL;
-        if (over_offsets) NAME(pack_rows)(packed, rows, 2 * filled, c, 1, c / 16);
-        else NAME(pack_columns)(packed, rows, 2 * filled, c, c / PER_ENTRY, 1);
+        for (long i = 0; i < 2 * places; i++)
+            rows[i] = i % places < length ? (const E *)p->tables + (i / places * length + i % places) * c : NULL;
+        if (over_offsets) NAME(pack_rows)(packed, rows, 2 * places, c, 1, c / 16);
+        else NAME(pack_columns)(packed, rows, 2 * places, c, c / PER_ENTRY, 1);
     }
     free(rows);
     return packed;
 }
 
 static int NAME(forward)(Problem *p, int threads) {
-    long units = num_units(p), splits = (2 * threads + units - 1) / units;
-    int failed = 0;
+    long units = num_units(p), splits = units ? (2 * threads + units - 1) / units : 0;
     E *tables = p->tables ? NAME(packed_tables)(p, 0) : NULL;
-    if (p->tables && !tables) return 1;
+    int failed = p->tables && !tables, has_tables = !failed;
     p->packed_tables = tables;
 #pragma omp parallel num_threads(threads)
     {
         NAME(Room) room;
-        int has_room = NAME(make_room)(p, &room);
+        Arena arena = {NULL, 0};
+        NAME(lay_out)(p, &room, &arena); /* counts */
+        int has_room = open_arena(&arena) && has_tables;
+        if (!has_room)
+#pragma omp atomic write
+            failed = 1;
+        NAME(lay_out)(p, &room, &arena);
 #pragma omp for schedule(dynamic, 1)
         for (long i = 0; i < units * splits; i++) {
             Unit u = unit_of(p, i / splits);
             long step = (u.height * u.width + splits - 1) / splits, begin = i % splits * step;
             long end = begin + step < u.height * u.width ? begin + step : u.height * u.width;
-            if (!has_room) failed = 1;
-            else if (begin < end) NAME(forward_unit)(p, &u, &room, begin, end);
+            if (has_room && begin < end) NAME(forward_unit)(p, &u, &room, begin, end);
         }
-        NAME(leave_room)(&room);
+        free(arena.start);
     }
     free(tables);
     return failed;

@@ -147,56 +147,49 @@ static void NAME(backward_unit)(const Problem *p, const Unit *u, NAME(Room) *roo
         }
 }
 
-static int NAME(make_backward_room)(const Problem *p, NAME(BackwardRoom) *back) {
+static void NAME(lay_out_backward)(const Problem *p, NAME(BackwardRoom) *back, Arena *arena) {
     long c = p->channels, keys = p->padded_keys;
-    back->value_columns = room_for(keys * c * sizeof(E));
-    back->key_rows = room_for(keys * c * sizeof(E));
-    back->grad = room_for(QUERIES * c * sizeof(E));
-    back->query_rows = room_for(QUERIES * c * sizeof(E));
-    back->grad_rows = room_for(QUERIES * c * sizeof(E));
-    back->shares = room_for(KEYS * QUERIES * sizeof(E));
-    back->slopes = room_for(KEYS * QUERIES * sizeof(E));
-    back->offsets = room_for(QUERIES * p->relative_width * sizeof(E));
-    back->grad_scores = room_for(QUERIES * KEYS * sizeof(float));
-    back->by_offset = room_for(QUERIES * p->relative_width * sizeof(float));
-    back->grad_query = room_for(QUERIES * c * sizeof(float));
-    back->grad_keys = room_for(keys * c * sizeof(float));
-    back->grad_values = room_for(keys * c * sizeof(float));
-    back->log_sums = room_for(QUERIES * sizeof(float));
-    back->dots = room_for(QUERIES * sizeof(float));
-    return back->value_columns && back->key_rows && back->grad && back->query_rows && back->grad_rows &&
-           back->shares && back->slopes && back->offsets && back->grad_scores && back->by_offset &&
-           back->grad_query && back->grad_keys && back->grad_values && back->log_sums && back->dots;
-}
-
-static void NAME(leave_backward_room)(NAME(BackwardRoom) *back) {
-    free(back->value_columns), free(back->key_rows), free(back->grad), free(back->query_rows), free(back->grad_rows);
-    free(back->shares), free(back->slopes), free(back->offsets), free(back->grad_scores), free(back->by_offset);
-    free(back->grad_query), free(back->grad_keys), free(back->grad_values), free(back->log_sums), free(back->dots);
+    back->value_columns = take(arena, keys * c * sizeof(E));
+    back->key_rows = take(arena, keys * c * sizeof(E));
+    back->grad = take(arena, QUERIES * c * sizeof(E));
+    back->query_rows = take(arena, QUERIES * c * sizeof(E));
+    back->grad_rows = take(arena, QUERIES * c * sizeof(E));
+    back->shares = take(arena, KEYS * QUERIES * sizeof(E));
+    back->slopes = take(arena, KEYS * QUERIES * sizeof(E));
+    back->offsets = take(arena, QUERIES * p->relative_width * sizeof(E));
+    back->grad_scores = take(arena, QUERIES * KEYS * sizeof(float));
+    back->by_offset = take(arena, QUERIES * p->relative_width * sizeof(float));
+    back->grad_query = take(arena, QUERIES * c * sizeof(float));
+    back->grad_keys = take(arena, keys * c * sizeof(float));
+    back->grad_values = take(arena, keys * c * sizeof(float));
+    back->log_sums = take(arena, QUERIES * sizeof(float));
+    back->dots = take(arena, QUERIES * sizeof(float));
 }
 
 static int NAME(backward)(Problem *p, int threads) {
     long units = num_units(p);
-    int failed = 0;
-    E *columns = NULL, *rows = NULL;
-    if (p->tables) {
-        columns = NAME(packed_tables)(p, 0), rows = NAME(packed_tables)(p, 1);
-        if (!columns || !rows) failed = 1;
-    }
+    E *columns = p->tables ? NAME(packed_tables)(p, 0) : NULL, *rows = p->tables ? NAME(packed_tables)(p, 1) : NULL;
+    int failed = p->tables && (!columns || !rows), has_tables = !failed;
     p->packed_tables = columns, p->packed_offsets = rows;
-#pragma omp parallel num_threads(threads) if (!failed)
+#pragma omp parallel num_threads(threads)
     {
         NAME(Room) room;
         NAME(BackwardRoom) back;
-        int has_room = NAME(make_room)(p, &room) & NAME(make_backward_room)(p, &back);
+        Arena arena = {NULL, 0};
+        NAME(lay_out)(p, &room, &arena); /* counts */
+        NAME(lay_out_backward)(p, &back, &arena);
+        int has_room = open_arena(&arena) && has_tables;
+        if (!has_room)
+#pragma omp atomic write
+            failed = 1;
+        NAME(lay_out)(p, &room, &arena);
+        NAME(lay_out_backward)(p, &back, &arena);
 #pragma omp for schedule(dynamic, 1)
         for (long i = 0; i < units; i++) {
             Unit u = unit_of(p, i);
-            if (!has_room || failed) failed = 1;
-            else NAME(backward_unit)(p, &u, &room, &back);
+            if (has_room) NAME(backward_unit)(p, &u, &room, &back);
         }
-        NAME(leave_room)(&room);
-        NAME(leave_backward_room)(&back);
+        free(arena.start);
     }
     free(columns), free(rows);
     return failed;

@@ -48,7 +48,7 @@ static inline ALWAYS __m512 NAME(load)(const E *from) {
 
 /* 2^x for x <= 0 */
 static inline ALWAYS __m512 NAME(exp2)(__m512 x) {
-    x = _mm512_max_ps(x, _mm512_set1_ps(-126.0f));
+    x = _mm512_max_ps(_mm512_set1_ps(-126.0f), x); /* in this order what is no number stays none */
     __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m512 rest = _mm512_sub_ps(x, whole); /* -0.5 to 0.5: a Taylor series, relative error 4e-5 and 1.2e-7 */
     __m512 sum = _mm512_set1_ps(9.6181291e-3f);
