@@ -9,8 +9,9 @@ kernel = Extension(
     "medsam_adapter.native._attention",
     sources=["src/medsam_adapter/native/attention.c"],
     depends=[f"src/medsam_adapter/native/{name}.h" for name in ("vectors", "attention_kernel", "backward_kernel")],
-    extra_compile_args=["-O3", "-fopenmp"],
+    extra_compile_args=["-std=gnu11", "-O3", "-fopenmp"],
     extra_link_args=["-fopenmp"],
+    libraries=["m"],
     optional=True,  # without a compiler, or with one that is too old, the package is installed all the same
 )
 has_kernel = sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")

@@ -48,11 +48,15 @@ def both_ways(tensors, numbers, dtype):
     return got, (out.detach(), torch.autograd.grad(out, exact, grad)[0])
 
 
-def assert_equal_within_rounding(got, want, dtype):
-    for one, other, what in zip(got, want, ("result", "gradient"), strict=True):
-        assert one.dtype == dtype and other.abs().max() > 1e-3
-        # Inputs are nearly 1; what is much smaller than they are is a difference of such terms.
-        error = (one.double() - other).abs().max() / other.abs().max().clamp_min(1)
+def assert_equal_within_rounding(got, want, dtype, least=1.0):
+    assert all(tensor.abs().max() > 1e-3 for tensor in want)
+    # Of queries, keys and values each by itself: they differ much in size.
+    parts = [(got[0], want[0]), *zip(got[1].chunk(3, -1), want[1].chunk(3, -1), strict=True)]
+    for (one, other), what in zip(parts, ("result", "of queries", "of keys", "of values"), strict=True):
+        assert one.dtype == dtype
+        # Inputs are nearly 1; what is much smaller than `least` is a difference of such terms.
+        size = other.abs().max().clamp_min(least)
+        error = (one.double() - other).abs().max() / size
         assert error <= TOLERANCES[dtype], f"{what}: {error:.1e}"
 
 
@@ -68,13 +72,16 @@ def assert_equal_within_rounding(got, want, dtype):
         {"grid": (20, 20), "window": 17, "channels": 80},  # the width of ViT-H's heads
         {"grid": (5, 9), "window": 4, "images": 1, "heads": 1, "channels": 64},
         {"grid": (3, 3), "window": 14, "channels": 48},
+        {"grid": (1, 7), "window": 3, "channels": 256},
+        {"grid": (49, 49), "window": 0, "images": 1, "heads": 1},  # rows of four vectors
         {"grid": (1, 1), "window": 0},
         {"has_tables": False},
     ],
     ids=str,
 )
 def test_the_kernel_equals_torch(geometry, dtype):
-    assert_equal_within_rounding(*both_ways(*problem(**geometry), dtype), dtype)
+    least = 1.0 if dtype == torch.float32 else 0.1  # of many keys each has a small share, and a small gradient
+    assert_equal_within_rounding(*both_ways(*problem(**geometry), dtype), dtype, least)
 
 
 @needs_kernel
@@ -91,7 +98,7 @@ def test_the_kernel_equals_torch(geometry, dtype):
 )
 def test_the_kernel_equals_torch_for_any_geometry(grid, window, images, heads, channels, has_tables, seed, dtype):
     tensors, numbers = problem(grid, window, images, heads, channels, has_tables, seed)
-    assert_equal_within_rounding(*both_ways(tensors, numbers, dtype), dtype)
+    assert_equal_within_rounding(*both_ways(tensors, numbers, dtype), dtype, least=2.0)
 
 
 @needs_kernel
@@ -111,16 +118,23 @@ def test_scores_of_any_size_are_softened_rightly(size):
 def test_neither_threads_nor_neighbours_change_a_bit(dtype, window):
     """Sums run in one order, however the work is split: what makes resumed runs equal to the bit."""
     tensors, numbers = problem((12, 12), window, images=3)
-    qkv, padding, tables, _ = (t.to(dtype) for t in tensors)
-    together = library.attention(qkv, padding, tables, *numbers)
-    alone = torch.cat([library.attention(qkv[i : i + 1], padding, tables, *numbers) for i in range(3)])
+    qkv, padding, tables, grad = (t.to(dtype) for t in tensors)
+
+    def both(part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        log_sums = torch.empty(*qkv[part].shape[:3], numbers[0])
+        out = library.attention(qkv[part], padding, tables, *numbers, log_sums)
+        args = (grad[part], qkv[part], padding, tables, *numbers, out, log_sums)
+        return out, library.attention_backward(*args)
+
+    together, alone = both(slice(None)), [both(slice(i, i + 1)) for i in range(3)]
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(7)
-        split = library.attention(qkv, padding, tables, *numbers)
+        split = both(slice(None))
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(together, alone) and torch.equal(together, split)
+    for result, singles, other in zip(together, zip(*alone, strict=True), split, strict=True):
+        assert torch.equal(result, torch.cat(singles)) and torch.equal(result, other)
 
 
 @needs_kernel
@@ -132,9 +146,12 @@ def test_what_is_no_number_is_not_hidden(dtype, bad, part):
     (qkv, padding, tables, _), numbers = problem(window=4, images=1)
     qkv[0, 1, 2, part * 32 + 5] = bad  # head 0
     qkv, padding, tables = (t.to(dtype) for t in (qkv, padding, tables))
-    got = library.attention(qkv, padding, tables, *numbers)
+    log_sums = torch.empty(*qkv.shape[:3], numbers[0])
+    got = library.attention(qkv, padding, tables, *numbers, log_sums)
     want = TiledAttention.apply(qkv, padding, tables, *numbers)
     assert not want.isfinite().all() and torch.equal(got.isfinite(), want.isfinite())
+    grad = library.attention_backward(torch.ones_like(got), qkv, padding, tables, *numbers, got, log_sums)
+    assert not grad.isfinite().all()
 
 
 @needs_kernel
@@ -205,6 +222,27 @@ def test_it_can_be_left_alone(tiny_base, monkeypatch):
     assert set(taken) == {"apply"}
 
 
+@needs_kernel
+def test_a_lora_in_the_projection_trains_through_the_kernel(tiny_base, monkeypatch):
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(MSAModel.from_base(tiny_base), LoraConfig(target_modules=["qkv"]))
+    taken = ways_taken(monkeypatch)
+    model.get_base_model().encode(torch.randn(1, 3, 64, 64)).sum().backward()
+    assert set(taken) == {"attention", "attention_backward"}
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for n, p in model.named_parameters() if "lora_B" in n)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("adapter", [None, MSAAdapterConfig()], ids=["SAM's block", "adapted block"])
+def test_a_traced_block_computes_and_does_not_remember(tiny_base, adapter):
+    """A tracer sees torch's operations only: of what a kernel writes it would keep memory that nobody has filled."""
+    block = MSAModel.from_base(tiny_base, adapter).requires_grad_(False).vision_encoder.layers[0]
+    traced = torch.jit.trace(block, torch.randn(1, 8, 8, 32))
+    other = torch.randn(1, 8, 8, 32)
+    torch.testing.assert_close(traced(other), block(other), rtol=1e-4, atol=1e-4)
+
+
 def test_what_it_does_not_serve():
     qkv = torch.zeros(1, 2, 2, 3 * 32)
     served = {
@@ -215,11 +253,14 @@ def test_what_it_does_not_serve():
     right = {key: key[0] in TYPES and key[1] < 4 and library.level() > 0 for key in served}  # 8 channels: half a vector
     assert served == right
     assert not library.serves(qkv.to("meta"), 2)
+    assert not library.serves(qkv, 2, None, qkv.to("meta")[0])  # weights that have been moved away
+    assert not library.serves(qkv, 2, qkv.double(), None)
+    assert not library.serves(torch.zeros(1, 2, 2, 3 * 33), 2)
     with FakeTensorMode():
         assert not library.serves(torch.zeros(1, 2, 2, 96), 2)
 
 
-@pytest.mark.parametrize("why", ["switched off", "not built", "damaged"])
+@pytest.mark.parametrize("why", ["switched off", "not built", "damaged", "of another version"])
 def test_without_the_kernel_everything_works(why, tmp_path):
     """In a process of its own, because the library is loaded once."""
     program = (
@@ -236,8 +277,14 @@ def test_without_the_kernel_everything_works(why, tmp_path):
         "space_attention(attention, qkv, 5).sum().backward()\n"
         "print(tuple(qkv.grad.shape))\n"
     )
+    built = tmp_path / f"_attention{library.SUFFIX}"
     if why == "damaged":
-        (tmp_path / f"_attention{library.SUFFIX}").write_bytes(b"not a library")
+        built.write_bytes(b"not a library")
+    if why == "of another version":
+        if not library.level():
+            pytest.skip("there is no kernel to be of another version")
+        shutil.copy(Path(library.__file__).with_name(built.name), built)
+        program = program.replace("if sys.argv[1:]:", "library.VERSION += 1\nif sys.argv[1:]:", 1)
     arguments = [] if why == "switched off" else [str(tmp_path / "library.py")]
     environment = {**os.environ, "MSA_NATIVE_ATTENTION": "0" if why == "switched off" else "1"}
     run = subprocess.run(
@@ -245,7 +292,7 @@ def test_without_the_kernel_everything_works(why, tmp_path):
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "(1, 8, 8, 96)"
-    assert ("_attention" in run.stderr) == (why == "damaged")  # a warning names the file
+    assert ("_attention" in run.stderr) == (why in ("damaged", "of another version"))  # a warning names the file
 
 
 def test_the_kernel_is_built_where_it_can_be():

@@ -135,7 +135,7 @@ def test_resume_goes_on_to_the_bit(pictures, tiny_base, finished, tmp_path, work
     first = pretrain_ssl(recipe(pictures, tiny_base, workers=workers), tmp_path, stop_after=3, show_progress=False)
     assert first.step == 3
     with (tmp_path / "log.jsonl").open("a") as log:  # what a run wrote that was killed after its checkpoint
-        log.write('{"step": 4, "loss": 1.0}\n')
+        log.write('{"step": 4, "loss": 1.0}\n{"step": 5, "lo')
     last = pretrain_ssl(recipe(pictures, tiny_base, workers=workers), tmp_path, resume=True, show_progress=False)
     assert last.step == 6 and last.num_skipped == 1
     assert_same_run(finished, tmp_path)
@@ -402,3 +402,12 @@ def test_the_shipped_recipe_is_a_recipe():
 
     file = Path(__file__).parents[2] / "hub_configs" / "ssl-tiny" / "recipe.yaml"
     assert load_ssl_recipe(file).base == "sam-tiny" and len(yaml.safe_load(file.read_text())["sources"]) == 2
+
+
+def test_a_recipe_that_does_not_fit_leaves_the_one_that_does(pictures, tiny_base, tmp_path):
+    pretrain_ssl(recipe(pictures, tiny_base), tmp_path, stop_after=3, show_progress=False)
+    before = (tmp_path / "recipe.yaml").read_text()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with pytest.raises(CheckpointError, match="another model"):
+        pretrain_ssl(recipe(pictures, tiny_base, train="adapters"), tmp_path, resume=True, show_progress=False)
+    assert (tmp_path / "recipe.yaml").read_text() == before

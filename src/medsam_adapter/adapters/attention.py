@@ -58,13 +58,10 @@ def space_attention(attention: nn.Module, qkv: Tensor, window: int) -> Tensor:
     call = (qkv, padding, tables, attention.num_attention_heads, window, attention.scale)
     if qkv.device.type != "cpu" or torch.compiler.is_compiling() or _is_fused_on_cpu:
         return _fused_attention(*call)
-    if native.serves(qkv, attention.num_attention_heads) and not _needs_gradient(padding, tables):
-        return NativeAttention.apply(*call) if _needs_gradient(qkv) else native.attention(*call)
+    is_trained = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (padding, tables))
+    if not is_trained and native.serves(qkv, attention.num_attention_heads, padding, tables):
+        return NativeAttention.apply(*call) if torch.is_grad_enabled() else native.attention(*call)
     return TiledAttention.apply(*call)
-
-
-def _needs_gradient(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 class NativeAttention(torch.autograd.Function):
@@ -90,7 +87,9 @@ class NativeAttention(torch.autograd.Function):
 def _padding(projection: nn.Module, qkv: Tensor) -> Tensor:
     """(3 C,): what the projection makes of the zeros that SAM pads with: its bias, unless PEFT has wrapped it."""
     if type(projection) is not nn.Linear:  # a LoRA may have a bias of its own
-        return projection(qkv.new_zeros(1, qkv.shape[-1] // 3))[0].to(qkv.dtype)
+        of_zeros = projection(qkv.new_zeros(1, qkv.shape[-1] // 3))[0].to(qkv.dtype)
+        has_trained_bias = any(p.requires_grad for name, p in projection.named_parameters() if "bias" in name)
+        return of_zeros if has_trained_bias else of_zeros.detach()  # what only meets zeros gets no gradient
     return qkv.new_zeros(qkv.shape[-1]) if projection.bias is None else projection.bias.to(qkv.dtype)
 
 

@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 from transformers.models.sam.modeling_sam import SamVisionLayer, SamVisionSdpaAttention
 
@@ -37,7 +38,13 @@ def plain_attention() -> Iterator[None]:
 def has_fast_path(block: SamVisionLayer, hidden_states: Tensor) -> bool:
     """Whether a block's attention can be computed from its weights, without calling the module itself."""
     is_square = hidden_states.shape[1] == hidden_states.shape[2]
-    return _is_enabled and type(block.attn) is SamVisionSdpaAttention and is_square and not is_hooked(block.attn)
+    return (
+        _is_enabled
+        and type(block.attn) is SamVisionSdpaAttention
+        and is_square
+        and not is_hooked(block.attn)
+        and not torch.jit.is_tracing()  # sees torch's operations only, and none of what a kernel writes
+    )
 
 
 class FastVisionLayer(SamVisionLayer):

@@ -69,6 +69,7 @@ def may_use_onednn(tensor: Tensor) -> bool:
         and tensor.dtype in (torch.float32, torch.bfloat16)
         and _autocast_dtype() in (None, tensor.dtype)
         and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
     )
 
 

@@ -1,4 +1,4 @@
-"""Windowed attention in tiles, forward and backward: what CPUs take.
+"""Windowed attention in tiles, forward and backward: what CPUs take that have no kernel (`native/`).
 
 Scores exist in tiles that fit the cache and are computed again in the backward pass, which keeps nothing but qkv:
 memory is linear in the number of tokens.

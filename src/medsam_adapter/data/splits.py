@@ -129,6 +129,13 @@ def save_split(path: str | Path, split: Mapping[str, list[str]]) -> Path:
     return path
 
 
+def is_split(content: object) -> bool:
+    """Whether what was read has the form of a split, {part: [case id, ...]}."""
+    return isinstance(content, dict) and all(
+        isinstance(ids, list) and all(isinstance(case_id, str) for case_id in ids) for ids in content.values()
+    )
+
+
 def load_split(path: str | Path, cases: Iterable[Case] | None = None) -> Split:
     """Reads a split; with `cases` it is verified against them (see `verify_split`).
 
@@ -141,10 +148,7 @@ def load_split(path: str | Path, cases: Iterable[Case] | None = None) -> Split:
         split = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError("cannot be read as a split", file=path, expected=form, found=str(error)) from error
-    is_split = isinstance(split, dict) and all(
-        isinstance(ids, list) and all(isinstance(case_id, str) for case_id in ids) for ids in split.values()
-    )
-    if not is_split:
+    if not is_split(split):
         raise DataError("is no split", file=path, expected=form, found=f"{type(split).__name__} of another form")
     if cases is not None:
         verify_split(split, cases, file=path)

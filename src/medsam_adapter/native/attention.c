@@ -3,6 +3,9 @@
    What Python calls is at the end; tensors are contiguous, and of one type, float or bfloat16. library.py says which
    processors and sizes it is for; elsewhere adapters/tiled_attention.py computes the same from torch's operations. */
 
+/* What library.py asks for: goes up whenever the arguments of a function here change. */
+int msa_attention_version(void) { return 1; }
+
 #if defined(__x86_64__) && defined(__GNUC__)
 
 #include <immintrin.h>
@@ -155,6 +158,10 @@ int msa_attention(
     if (grad_out) return is_bf16 ? backward_bf16(&p, threads) : backward_fp32(&p, threads);
     return is_bf16 ? forward_bf16(&p, threads) : forward_fp32(&p, threads);
 }
+
+#ifdef __clang__
+#pragma clang attribute pop
+#endif
 
 #else
 

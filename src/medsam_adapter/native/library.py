@@ -20,9 +20,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 SUFFIX = importlib.machinery.EXTENSION_SUFFIXES[0]
 """How a compiled file ends that is made for this Python and this kind of processor."""
+VERSION = 1
+"""Of the C functions' arguments, as `msa_attention_version` tells it."""
 _ARGUMENTS: list[Any] = [ctypes.c_void_p] * 7 + [ctypes.c_int] + [ctypes.c_long] * 6 + [ctypes.c_float, ctypes.c_int]
 _LEVELS = {torch.float32: 1, torch.bfloat16: 2}  # as msa_attention_level counts
 _is_enabled = os.environ.get("MSA_NATIVE_ATTENTION", "1") not in ("", "0")
@@ -30,7 +33,10 @@ _is_enabled = os.environ.get("MSA_NATIVE_ATTENTION", "1") not in ("", "0")
 
 @contextlib.contextmanager
 def without_kernel() -> Iterator[None]:
-    """Let attention inside compute as on a machine that has no kernel."""
+    """Let attention inside compute as on a machine that has no kernel.
+
+    A backward pass with gradient checkpointing belongs inside, too.
+    """
     global _is_enabled
     before, _is_enabled = _is_enabled, False
     try:
@@ -47,10 +53,13 @@ def _library() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(str(path))
-    except OSError as error:
+        if library.msa_attention_version() != VERSION:
+            raise OSError(f"{path}: built from another version of the source; install the package again")
+        if library.msa_attention_level():
+            library.msa_attention.argtypes = _ARGUMENTS
+    except (OSError, AttributeError) as error:
         warnings.warn(f"attention runs without its kernel, which does not load: {error}", stacklevel=2)
         return None
-    library.msa_attention.argtypes = _ARGUMENTS
     return library
 
 
@@ -61,16 +70,20 @@ def level() -> int:
     return 0 if library is None else library.msa_attention_level()
 
 
-def serves(qkv: Tensor, heads: int) -> bool:
-    """Whether the kernel takes this projection (..., 3 C), here and now."""
+def serves(qkv: Tensor, heads: int, *others: Tensor | None) -> bool:
+    """Whether the kernel takes this projection (..., 3 C), here and now, with the tensors that go with it."""
     return (
         _is_enabled
-        and qkv.device.type == "cpu"
-        and type(qkv) is Tensor  # not one of a kind that has no memory of its own (FakeTensor)
         and qkv.dtype in _LEVELS
-        and qkv.shape[-1] // 3 // heads % 16 == 0  # channels fill whole vectors
+        and qkv.shape[-1] % (48 * heads) == 0  # a head's channels fill whole vectors of 16
+        and all(_has_memory(t) and t.dtype == qkv.dtype for t in (qkv, *others) if t is not None)
         and level() >= _LEVELS[qkv.dtype]
     )
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    """Whether there is something on the CPU to point to: not on "meta", not a FakeTensor or another kind of its own."""
+    return tensor.device.type == "cpu" and type(tensor) in (Tensor, Parameter)
 
 
 def attention(
@@ -121,6 +134,10 @@ def _call(qkv, padding, tables, heads, window, scale, *others: Tensor | None) ->
     # Contiguous copies live until the call is over, because the list holds them.
     tensors = [None if t is None else t.detach().contiguous() for t in (qkv, padding, tables, *others)]
     images, height, width, channels = qkv.shape
+    if not window and height != width:
+        raise ValueError(f"attention of the whole grid wants a square one, and this is {height} x {width}")
+    if not qkv.numel():
+        return
     library = _library()
     assert library is not None  # nobody asks where `serves` says no
     failed = library.msa_attention(

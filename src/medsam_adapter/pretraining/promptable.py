@@ -23,13 +23,22 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 from transformers import SamModel
 
+from medsam_adapter.errors import CheckpointError, MSAError, RecipeError
 from medsam_adapter.losses import balanced_bce_loss, dice_loss, hard_dice
 from medsam_adapter.pretraining.backbone import BackboneConfig, build_backbone
 from medsam_adapter.pretraining.synthetic import make_scene
 from medsam_adapter.prompts.decode import decode_masks
 from medsam_adapter.prompts.simulate import PromptSet, correct, opening_prompts
+from medsam_adapter.training.checkpoint import (
+    clear_checkpoints,
+    load_checkpoint,
+    restore_weights,
+    save_checkpoint,
+    trainable_state,
+)
 from medsam_adapter.training.processes import make_accelerator, refuse_sharding
 from medsam_adapter.training.recipe_reading import load_yaml
+from medsam_adapter.writing import naming_write_errors
 
 
 @dataclass
@@ -73,7 +82,7 @@ def load_promptable_recipe(path: Path) -> PromptableRecipe:
 def learning_rate(recipe: PromptableRecipe, step: int) -> float:
     """Warm-up, plateau, linear decay to zero: a plateau lets a run be ended, or prolonged, at any checkpoint."""
     decay_steps = max(1, round(recipe.steps * recipe.decay_fraction))
-    up, down = (step + 1) / recipe.warmup_steps, (recipe.steps - step) / decay_steps
+    up, down = (step + 1) / max(1, recipe.warmup_steps), (recipe.steps - step) / decay_steps
     return recipe.learning_rate * max(0.0, min(1.0, up, down))
 
 
@@ -164,9 +173,15 @@ def pretrain_promptable(recipe: PromptableRecipe, output: Path, resume: bool = F
     """Train a backbone and write it to `output` as a `SamModel` folder with `recipe.json` and `log.jsonl`.
 
     Args:
-        output: run folder; its `checkpoint.pt` lets `resume=True` go on.
+        output: run folder; from its `checkpoints/` `resume=True` goes on exactly, and any other run removes them.
         stop_after: end this session after so many steps (the checkpoint is written), for training in stages.
+
+    Raises:
+        RecipeError: values that cannot be trained with.
+        CheckpointError: nothing to resume, or the checkpoint of another recipe.
+        MSAError: a loss that is no number.
     """
+    _check(recipe)
     # A step may do without a kind of prompt, and so without its weights.
     kinds = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = make_accelerator(recipe.mixed_precision, kwargs_handlers=[kinds])
@@ -183,16 +198,22 @@ def pretrain_promptable(recipe: PromptableRecipe, output: Path, resume: bool = F
         [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
         betas=(0.9, 0.95),
     )
-    output.mkdir(parents=True, exist_ok=True)
-    checkpoint, start = output / "checkpoint.pt", 0
-    if resume and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        model.load_state_dict(state["model"])
+    state = load_checkpoint(output, tqdm.write) if resume else None
+    if state:
+        _refuse_another_recipe(recipe, state.get("recipe"), output)
+        restore_weights(model, state["model"], output)
         optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
+        if "scaler" in state and accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(state["scaler"])
+    start = state["step"] if state else 0
     is_main = accelerator.is_main_process
     if is_main:
-        (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
+        output.mkdir(parents=True, exist_ok=True)
+        if not state:
+            clear_checkpoints(output)
+        with naming_write_errors(output):
+            (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
+            _cut_log(output / "log.jsonl", start)
     objective, optimizer = accelerator.prepare(_Promptable(model), optimizer)
     end = min(recipe.steps, start + stop_after) if stop_after else recipe.steps
     loader = DataLoader(
@@ -215,7 +236,10 @@ def pretrain_promptable(recipe: PromptableRecipe, output: Path, resume: bool = F
                 pixel_values.to(device), targets.to(device), (recipe.seed, step), recipe.max_corrections
             )
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss became {loss.item()} at step {step}")
+            raise MSAError(
+                f"the loss became {loss.item()} in step {step + 1}", expected="a finite loss",
+                hint="lower learning_rate, or take mixed_precision: no; then --resume",
+            )  # fmt: skip
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -238,11 +262,51 @@ def pretrain_promptable(recipe: PromptableRecipe, output: Path, resume: bool = F
             progress.set_postfix(loss=row["loss"], first=row["dice_first"], last=row["dice_last"], refresh=False)
             window = []
         if is_main and (done % recipe.checkpoint_every == 0 or done == end):
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
-            torch.save(state, checkpoint.with_suffix(".tmp"))
-            checkpoint.with_suffix(".tmp").rename(checkpoint)
+            state = {
+                "model": trainable_state(model), "optimizer": optimizer.state_dict(), "step": done,
+                "recipe": asdict(recipe),
+            }  # fmt: skip
+            if accelerator.scaler is not None:
+                state["scaler"] = accelerator.scaler.state_dict()
+            save_checkpoint(output, state, done)
     if is_main and done == recipe.steps:
         export_backbone(model, output)
+
+
+def _check(recipe: PromptableRecipe) -> None:
+    """Raises RecipeError for a number that is too small to train with."""
+    least = {
+        "steps": 1, "batch_size": 1, "prompts_per_scene": 1, "max_corrections": 0, "warmup_steps": 0,
+        "curriculum_steps": 0, "seed": 0, "checkpoint_every": 1, "workers": 0,
+    }  # fmt: skip
+    for name, smallest in least.items():
+        if getattr(recipe, name) < smallest:
+            raise RecipeError(f"{name} is too small", expected=f"at least {smallest}", found=str(getattr(recipe, name)))
+
+
+def _refuse_another_recipe(recipe: PromptableRecipe, trained: dict | None, folder: Path) -> None:
+    """Raises CheckpointError unless a run goes on as it began; how long, and how often it is kept, may change."""
+    free = ("steps", "checkpoint_every", "workers")
+    own = asdict(recipe)
+    other = [name for name in own if trained is not None and name not in free and own[name] != trained.get(name)]
+    if other:
+        raise CheckpointError(
+            "the checkpoint belongs to another recipe", file=folder,
+            expected=", ".join(f"{name}: {own[name]}" for name in other),
+            found=", ".join(f"{name}: {(trained or {}).get(name)}" for name in other),
+            hint="resume with the values of its recipe.json, or start without --resume",
+        )  # fmt: skip
+
+
+def _cut_log(file: Path, step: int) -> None:
+    """Leave the lines up to a step; those that were cut off are dropped."""
+    kept = []
+    for line in file.read_text().splitlines() if step and file.exists() else ():
+        try:
+            kept += [line] if json.loads(line)["step"] <= step else []
+        except (ValueError, KeyError, TypeError):
+            continue
+    file.write_text("".join(line + "\n" for line in kept))
 
 
 def export_backbone(model: SamModel, folder: Path) -> None:
@@ -253,7 +317,9 @@ def export_backbone(model: SamModel, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().half().contiguous() for k, v in model.state_dict().items()}
     state.pop("prompt_encoder.shared_embedding.positional_embedding")  # tied to shared_image_embedding's
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with naming_write_errors(folder):  # under another name first: a good file is not replaced by half of one
+        save_file(state, folder / ".model.safetensors", metadata={"format": "pt"})
+        (folder / ".model.safetensors").replace(folder / "model.safetensors")
     model.config.dtype = torch.float32
     model.config.architectures = ["SamModel"]
     model.config.save_pretrained(folder)

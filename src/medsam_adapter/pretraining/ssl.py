@@ -46,6 +46,7 @@ from medsam_adapter.training.interruption import Signals, interrupted
 from medsam_adapter.training.processes import make_accelerator, refuse_sharding
 from medsam_adapter.training.run_folder import versions
 from medsam_adapter.training.schedule import learning_rate_factor
+from medsam_adapter.writing import naming_write_errors
 
 OBJECTIVES = ("emix", "shed", "mae", "stay")
 
@@ -158,11 +159,13 @@ class _Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not state:
                 clear_checkpoints(self.folder)
-            (self.folder / "recipe.yaml").write_text(recipe.to_yaml())
-            (self.folder / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n")
         wrapped, optimizer = accelerator.prepare(self.objective, self.optimizer)
         if state:
-            self._restore(state, optimizer)
+            self._restore(state, optimizer)  # a recipe that does not fit must not replace the one that does
+        if self.is_main:
+            with naming_write_errors(self.folder):
+                (self.folder / "recipe.yaml").write_text(recipe.to_yaml())
+                (self.folder / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n")
         self._start_log()
         if held and not state:
             self._check(held)
@@ -255,7 +258,7 @@ class _Run:
             return
         file, kept = self.folder / "log.jsonl", []
         if self.step and file.exists():
-            kept = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= self.step]
+            kept = [line for line in file.read_text().splitlines() if _step_of(line) <= self.step]
         file.write_text("".join(line + "\n" for line in kept))
         if not self.step:
             (self.folder / "skipped.jsonl").unlink(missing_ok=True)
@@ -303,6 +306,14 @@ class _Run:
         self.start_check, self.last_check = state["start_check"], state["last_check"]
         self.rows = state.get("rows", [])
         self.skipped = {row["name"]: row for row in state["skipped"]}
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of the log; infinity for one that was cut off, which is not kept."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 class _Batches(IterableDataset):

@@ -307,3 +307,49 @@ def test_broken_json(tmp_path):
 def test_unknown_case_id(tmp_path):
     with pytest.raises(DataError, match="no case 'x'"):
         open_dataset(msd_set(tmp_path)).case("x")
+
+
+# -- what would be learned wrongly -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "patients",
+    [
+        {"a.png": "p7", "b.png": "p7"},  # with suffixes: both would be patients of their own
+        {"A": "p7", "b": "p7"},
+        ["p7", "p7"],
+        {"a": None, "b": None},  # not one patient called None
+        {"a": "", "b": "p7"},
+    ],
+)
+def test_patients_that_are_not_understood_are_refused(tmp_path, patients):
+    write_json(folder_set(tmp_path) / "labels.json", {"patients": patients})
+    with pytest.raises(DataError, match="patients"):
+        open_dataset(tmp_path)
+
+
+def test_patients_may_be_told_for_some_images_or_for_more_than_are_here(tmp_path):
+    write_json(folder_set(tmp_path) / "labels.json", {"patients": {"a": 7}})
+    assert [case.patient_id for case in open_dataset(tmp_path).cases] == ["7", "b"]
+    write_json(tmp_path / "labels.json", {"patients": {"a": "p", "b": "p", "c": "q"}})
+    assert [case.patient_id for case in open_dataset(tmp_path).cases] == ["p", "p"]
+
+
+def test_an_msd_patient_of_null_is_none(tmp_path):
+    training = [{"image": f"imagesTr/case_{n}.nii.gz", "label": f"labelsTr/case_{n}.nii.gz"} for n in range(3)]
+    msd_set(tmp_path, training=[{**entry, "patient": None} for entry in training])
+    assert len({case.patient_id for case in open_dataset(tmp_path).cases}) == 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [
+        ({"background": 0, "tumor": 1, "ignore": 2}, "ignore"),
+        ({"liver": 1, "tumor": 1}, "twice"),
+        ({"1": "kidney", "2": "kidney"}, "twice"),
+    ],
+)
+def test_labels_that_would_be_learned_wrongly_are_refused(tmp_path, labels, problem):
+    msd_set(tmp_path, labels=labels)
+    with pytest.raises(DataError, match=problem):
+        open_dataset(tmp_path)

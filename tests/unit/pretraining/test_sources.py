@@ -21,6 +21,7 @@ from medsam_adapter.errors import DataError, RecipeError
 from medsam_adapter.pretraining.sources import Mixture, Picture, open_source
 from medsam_adapter.pretraining.sources import folder as folder_module
 from medsam_adapter.pretraining.sources.augment import _crop, augment
+from medsam_adapter.pretraining.sources.listing import is_reference
 from medsam_adapter.processing_msa import MSAProcessor
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
@@ -772,3 +773,28 @@ def test_tiny_and_constant_images_are_no_trouble(shape):
     for n in range(10):
         view = augment(np.full(shape, 0.5, np.float32), np.random.default_rng(n), 8)
         assert np.isfinite(view).all() and max(view.shape[:2]) == 8
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "labelsVa/amos_0008.nii.gz", "BraTS-GLI-00000-000/BraTS-GLI-00000-000-seg.nii.gz", "W39_1998.09.19_Segm.nii",
+        "patient001/patient001_frame01_gt.nii.gz", "p_mask/0000.PNG", "Disc_Cup_Masks/g0001.bmp", "gts/V0001.bmp",
+        "RIGA-mask/BinRushed/image1-1.tif", "case_00000/instances/kidney_instance-1_annotation-1.nii.gz",
+        "ISIC_0000000_superpixels.png", "images/a_mask.png",
+    ],
+)  # fmt: skip
+def test_references_of_our_own_layouts_are_no_pictures_to_learn_from(file):
+    assert is_reference(file)
+
+
+@pytest.mark.parametrize("file", ["images/segovia.png", "imagesTr/amos_0008.nii.gz", "magnet.png", "unmasked.png"])
+def test_pictures_are_no_references(file):
+    assert not is_reference(file)
+
+
+def test_a_table_that_is_no_utf8_further_down_is_named(tmp_path):
+    lines = ["image,level", *(f"{number}_left,0" for number in range(3000))]
+    (tmp_path / "t.csv").write_bytes("\n".join(lines).encode() + b"\nM\xfcller_left,0\n")
+    with pytest.raises(DataError, match="UTF-8"):
+        open_source({"kind": "eyepacs", "path": str(tmp_path), "csv": "t.csv"})

@@ -13,6 +13,7 @@ from pathlib import Path
 from ...errors import DataError
 from ..safe_names import refuse_unsafe_name
 from ..sample import Case
+from ..splits import verify_split
 from . import (
     acdc,
     amos22,
@@ -73,7 +74,7 @@ def open_dataset(
     """
     address = re.match(r"hf:/+(.+)", str(path))
     if address:  # a Path has made one slash of two
-        return _with_safe_ids(parquet.load(f"hf://{address[1]}", require_labels=require_labels))
+        return _checked(parquet.load(f"hf://{address[1]}", require_labels=require_labels, channel=str(channel)))
     root = Path(path)
     if not root.is_dir():
         raise DataError(
@@ -106,11 +107,11 @@ def open_dataset(
         )
     dataset = LAYOUTS[layout].load(root, require_labels=require_labels, channel=str(channel))
     dataset.layout = dataset.layout or layout
-    return _with_safe_ids(dataset)
+    return _checked(dataset)
 
 
-def _with_safe_ids(dataset: Dataset) -> Dataset:
-    """File names are made of case ids, and a data set may have been written by anybody."""
+def _checked(dataset: Dataset) -> Dataset:
+    """A data set may have been written by anybody: ids that cannot leave a folder, and no patient on two sides."""
     seen: dict[str, Case] = {}
     for case in dataset.cases:
         refuse_unsafe_name(case.case_id, "case id", dataset.root)
@@ -120,6 +121,8 @@ def _with_safe_ids(dataset: Dataset) -> Dataset:
                 "has two cases of one id", file=dataset.root, expected="names that differ",
                 found=f"{case.case_id} for {other.image} and {case.image}", hint="rename one of the files",
             )  # fmt: skip
+    if dataset.official_split:
+        verify_split(dataset.official_split, dataset.cases, dataset.root)
     return dataset
 
 

@@ -136,6 +136,11 @@ def _patient(patient: str, folder: Path) -> list[Case]:
         "lacks a frame", folder, (wanted | set(labels)) - set(frames),
         "the frames that Info.cfg names under ED and ES, as files of their own", "copy the patient's folder again",
     )  # fmt: skip
+    if not frames:
+        refuse_lacking(
+            "has a patient without frames", folder, [patient], f"{patient}_frame01.nii.gz",
+            "copy the patient's folder again, or remove it",
+        )  # fmt: skip
     return [Case(name, path, labels.get(name), patient) for name, path in frames.items()]
 
 

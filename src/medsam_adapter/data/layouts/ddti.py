@@ -140,7 +140,7 @@ def _original_cases(root: Path, notes: list[str]) -> tuple[list[Case], dict[str,
     """The pictures of the original in the order of their numbers, and the marks of those that have some."""
     images = {name: path for name, path in pictures(root).items() if _PICTURE.fullmatch(name)}
     numbers = {name: tuple(map(int, name.split("_"))) for name in images}
-    files = {file.stem: file for file in root.glob("*.xml") if file.stem.isdigit()}
+    files = {file.stem: file for file in root.iterdir() if file.suffix.lower() == ".xml" and file.stem.isdigit()}
     marks: dict[str, Marks] = {}
     cut_off: list[str] = []
     for patient, file in files.items():

@@ -80,8 +80,8 @@ def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Datas
     if is_self_contained:
         masks = {name: path for name, path in images.items() if _is_labelled(path)}
     paired = _pair(images, masks, content.get("mask_suffix"), root, require_labels)
-    patients = content["patients"] if isinstance(content.get("patients"), dict) else {}
-    cases = [Case(name, path, paired.get(name), str(patients.get(name, ""))) for name, path in images.items()]
+    patients = _patients(content.get("patients", {}), list(images), root / "labels.json")
+    cases = [Case(name, path, paired.get(name), patients.get(name, "")) for name, path in images.items()]
     dataset = Dataset(
         name=str(content.get("name") or root.resolve().name),
         root=root,
@@ -94,6 +94,24 @@ def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Datas
     elif not _names_from_json(dataset, content, root / "labels.json"):
         _names_from_masks(dataset)
     return dataset
+
+
+def _patients(content: object, names: list[str], file: Path) -> dict[str, str]:
+    """{image stem: patient}. A name that is not understood would let a patient be on both sides of a split."""
+    form = '{"image name without suffix": "patient", ...}'
+    if not isinstance(content, dict) or any(not isinstance(p, str | int) or p == "" for p in content.values()):
+        raise DataError(
+            '"patients" is not understood', file=file, expected=form, found=repr(content)[:80],
+            hint="a patient is a text or a whole number",
+        )  # fmt: skip
+    strange = [name for name in content if name not in names]
+    unnamed = [name for name in names if name not in content]
+    if strange and unnamed:  # a table of more images than are here is no error if all of these are in it
+        raise DataError(
+            'has "patients" of other images than the folder', file=file, expected=form,
+            found=f"{some(strange)}, and none for {some(unnamed)}", hint="write the names as the files have them",
+        )  # fmt: skip
+    return {name: str(patient) for name, patient in content.items()}
 
 
 def _is_labelled(path: Path) -> bool:

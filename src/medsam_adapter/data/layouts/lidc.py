@@ -19,7 +19,7 @@ from ...errors import DataError
 from ..dicom.series import header
 from ..sample import Case, Scan
 from .base import Dataset
-from .completeness import folders_by_id, keep_usable, refuse_channel
+from .completeness import folders_by_id, keep_usable, refuse_channel, refuse_lacking
 from .files import some
 from .info import LayoutInfo
 from .lidc_xml import draw_session, is_xray_reading, num_sessions
@@ -50,13 +50,22 @@ _PATIENT = r"LIDC-IDRI-\d{4}"
 
 
 def detect(root: Path) -> bool:
-    return _find(root) is not None
+    return bool(_patients(root))
 
 
-def _find(root: Path) -> Path | None:
+def _patients(root: Path) -> dict[str, Path]:
+    """{patient: folder}, of all parts of a download. Raises DataError for a patient who is in two of them."""
     manifests = folders_by_id(root, r"manifest-.*").values()
-    places = [root, root / "LIDC-IDRI", *(folder / "LIDC-IDRI" for folder in manifests)]
-    return next((place for place in places if folders_by_id(place, _PATIENT)), None)
+    patients: dict[str, Path] = {}
+    for place in (root, root / "LIDC-IDRI", *(folder / "LIDC-IDRI" for folder in manifests)):
+        for patient, folder in folders_by_id(place, _PATIENT).items():
+            if patient in patients:
+                raise DataError(
+                    f"has {patient} twice", file=root, expected="each patient in one folder",
+                    found=f"{patients[patient]} and {folder}", hint="remove one of them",
+                )  # fmt: skip
+            patients[patient] = folder
+    return dict(sorted(patients.items()))
 
 
 class LidcDataset(Dataset):
@@ -86,8 +95,8 @@ def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Datas
         DataError: no patient folders, no CT series, several XML files in a series, or a CT series without.
     """
     refuse_channel(channel, root)
-    base = _find(root)
-    if base is None:
+    patients = _patients(root)
+    if not patients:
         raise DataError(
             "is not LIDC-IDRI as it is distributed",
             file=root,
@@ -97,8 +106,16 @@ def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Datas
         )
     cases: list[Case] = []
     num_left_out = 0
-    for patient, folder in folders_by_id(base, _PATIENT).items():
-        series = sorted(path for path in folder.glob("*/*") if path.is_dir() and any(path.glob("*.dcm")))
+    series_of = {
+        patient: sorted(path for path in folder.glob("*/*") if path.is_dir() and any(path.glob("*.dcm")))
+        for patient, folder in patients.items()
+    }
+    if any(series_of.values()):
+        refuse_lacking(
+            "has patients without a DICOM file", root, [name for name, found in series_of.items() if not found],
+            "LIDC-IDRI-0001/<study>/<series>/*.dcm", "download these patients again, or remove their folders",
+        )  # fmt: skip
+    for patient, series in series_of.items():
         readings = {path: _reading(path) for path in series}
         scans = [path for path in series if _is_ct(path, readings[path])]
         num_left_out += len(series) - len(scans)
@@ -110,7 +127,7 @@ def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Datas
     if not cases:
         raise DataError(
             "holds no CT series",
-            file=base,
+            file=root,
             expected="LIDC-IDRI-0001/<study>/<series>/*.dcm",
             found=f"{num_left_out} series of another kind" if num_left_out else "patient folders without DICOM files",
             hint="unpack the download with its folders as they are",

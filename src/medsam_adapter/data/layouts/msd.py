@@ -104,7 +104,7 @@ def _label_names(content: dict, file: Path) -> dict[int, str]:
     for key, value in labels.items():
         number, name = (value, key) if isinstance(value, int) else (key, value)
         try:
-            names[int(number)] = str(name)
+            whole = int(number)
         except (TypeError, ValueError):
             raise DataError(
                 f"label '{key}' is not one whole number",
@@ -113,6 +113,18 @@ def _label_names(content: dict, file: Path) -> dict[int, str]:
                 found=f"{key!r}: {value!r}",
                 hint="region-based nnU-Net labels (lists of numbers) are not supported: name each number by itself",
             ) from None
+        if str(name) == "ignore":
+            raise DataError(
+                "has a label 'ignore'", file=file, expected="labels that are all annotated",
+                found=f"{key!r}: {value!r}",
+                hint="voxels that count neither way are not supported: leave such cases out, or make them background",
+            )  # fmt: skip
+        if whole in names or str(name) in names.values():
+            raise DataError(
+                "names a label twice", file=file, expected="one name for each number, and one number for each name",
+                found=f"{key!r}: {value!r} besides " + ", ".join(f"{n}: {names[n]}" for n in sorted(names)),
+            )  # fmt: skip
+        names[whole] = str(name)
     names.pop(0, None)
     return dict(sorted(names.items()))
 
@@ -135,7 +147,8 @@ def _msd_cases(root: Path, content: dict) -> list[Case]:
             )
         image = inside(root, entry["image"], root / "dataset.json")
         label = inside(root, entry["label"], root / "dataset.json") if entry.get("label") else None
-        cases.append(Case(stem(image), image, label, str(entry.get("patient", ""))))
+        patient = entry.get("patient")
+        cases.append(Case(stem(image), image, label, "" if patient is None else str(patient)))
     if not cases or not any(case.image.exists() for case in cases):
         raise DataError(
             "lists no image that is there",

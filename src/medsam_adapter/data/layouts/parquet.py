@@ -17,7 +17,9 @@ import numpy as np
 from ...errors import DataError
 from ..io import is_nifti, read_scan
 from ..sample import Case, Scan
+from ..splits import is_split
 from .base import Dataset
+from .completeness import refuse_channel
 from .info import LayoutInfo
 
 METADATA_FILE = "msa_dataset.json"
@@ -42,15 +44,18 @@ def load(root: Path | str, *, require_labels: bool = True, channel: str = "") ->
     """See `open_dataset`; `root` may also be an address that fsspec knows, such as hf://datasets/ORG/NAME.
 
     Raises:
-        DataError: an address that cannot be reached, or a folder that `msa data prepare` has not made.
+        DataError: a channel, an address that cannot be reached, or a folder that `msa data prepare` has not made.
     """
     import fsspec
 
     place = str(root)
+    refuse_channel(channel, Path(place))  # it was chosen when the tables were made
     try:
         files, folder = fsspec.core.url_to_fs(place)
         metadata = json.loads(files.cat_file(f"{folder}/{METADATA_FILE}"))
         split = json.loads(files.cat_file(f"{folder}/split.json"))
+        if not is_split(split):
+            raise ValueError("split.json is not {part: [case id, ...]}")
         tables = sorted(files.glob(f"{folder}/data/*.parquet"))
         facts = {
             "label_names": {int(value): name for value, name in metadata["label_names"].items()},

@@ -104,16 +104,22 @@ def read_table(root: Path, table: str) -> tuple[Path, list[str], Iterator[dict[s
 def _rows(file: Path, columns: list[str]) -> Iterator[dict[str, str]]:
     with file.open(newline="", encoding="utf-8-sig") as opened:
         reader = csv.reader(opened)
-        next(reader, None)
-        for row in reader:
-            if not row:
-                continue
-            if len(row) != len(columns):
-                raise DataError(
-                    f"line {reader.line_num} does not fit the header", file=file, expected=f"{len(columns)} values",
-                    found=f"{len(row)}: {','.join(row)[:80]}", hint="the file may be cut off; download it again",
-                )  # fmt: skip
-            yield dict(zip(columns, row, strict=True))
+        try:
+            next(reader, None)
+            for row in reader:
+                if not row:
+                    continue
+                if len(row) != len(columns):
+                    raise DataError(
+                        f"line {reader.line_num} does not fit the header", file=file, expected=f"{len(columns)} values",
+                        found=f"{len(row)}: {','.join(row)[:80]}", hint="the file may be cut off; download it again",
+                    )  # fmt: skip
+                yield dict(zip(columns, row, strict=True))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(
+                f"cannot be read as CSV after line {reader.line_num}", file=file, expected="UTF-8 text",
+                found=str(error), hint="save it as UTF-8",
+            ) from error  # fmt: skip
 
 
 def require_columns(file: Path, columns: Sequence[str], *wanted: str) -> None:

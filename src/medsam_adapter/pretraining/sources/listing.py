@@ -11,8 +11,12 @@ from medsam_adapter.data.splits import load_split
 from medsam_adapter.errors import DataError
 
 SUFFIXES = NIFTI_SUFFIXES + PICTURE_SUFFIXES
-REFERENCE_FOLDERS = {"mask", "masks", "label", "labels", "labelstr", "labelsts", "segmentations"}
-REFERENCE_NAMES = ("mask", "segmentation", "seg", "label", "labels")
+# As the layouts of data/ have them, too: REFUGE's gts, DDTI's p_mask, KiTS's instances, ...
+REFERENCE_FOLDERS = {
+    "mask", "masks", "label", "labels", "labelstr", "labelsts", "labelsva", "segmentations", "gt", "gts", "p_mask",
+    "disc_cup_masks", "riga-mask", "instances",
+}  # fmt: skip
+REFERENCE_NAMES = ("mask", "segmentation", "seg", "segm", "label", "labels", "gt", "superpixels")
 
 
 def image_files_below(root: Path) -> list[str]:
@@ -50,7 +54,7 @@ def is_reference(file: str) -> bool:
     return (
         any(folder in REFERENCE_FOLDERS for folder in folders)
         or name in REFERENCE_NAMES
-        or name.endswith(tuple(f"_{suffix}" for suffix in REFERENCE_NAMES))
+        or name.endswith(tuple(f"{mark}{suffix}" for mark in "_-" for suffix in REFERENCE_NAMES))
     )
 
 

@@ -223,3 +223,27 @@ def test_what_is_wrong_inside_an_h5_file_is_said_on_reading(h5):
 def test_there_is_one_channel(h5):
     with pytest.raises(DataError, match="images of one channel"):
         open_dataset(h5, channel="image")
+
+
+def test_lists_that_tear_a_patient_apart_are_refused(h5):
+    """Two frames of one patient in two lists: no case twice, and all the same a leak."""
+    base = next(path.parent for path in h5.rglob("train_slices.list"))
+    lists = {name: (base / name).read_text().splitlines() for name in ("train_slices.list", "test.list")}
+    moved = next(name for name in lists["train_slices.list"] if "_frame01" in name)
+    patient = moved.split("_")[0]
+    other = next(
+        file.stem for file in sorted((base / "data").glob(f"{patient}_frame*.h5")) if "frame01" not in file.stem
+    )
+    kept = [name for name in lists["train_slices.list"] if not name.startswith(other)]
+    (base / "train_slices.list").write_text("\n".join(kept) + "\n")
+    (base / "test.list").write_text("\n".join([*lists["test.list"], other]) + "\n")
+    with pytest.raises(DataError, match=f"two sides(?s:.)*{patient}"):
+        open_dataset(h5)
+
+
+def test_a_patient_without_frames_is_refused(root):
+    folder = next(path for path in root.rglob("patient001") if path.is_dir())
+    for file in folder.iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match="without frames"):
+        open_dataset(root)

@@ -152,3 +152,10 @@ def test_the_check_names_what_is_broken(tmp_path):
     sketches.save(base / "mask/0001.PNG", np.zeros((47, 64), np.uint8))
     errors = {f.case_id: f.problem for f in check_dataset(open_dataset(tmp_path)) if f.level == "error"}
     assert "no name" in errors.pop("0000") and "not on the grid" in errors.pop("0001") and not errors
+
+
+def test_suffixes_in_capitals_are_read_as_they_are_detected(root):
+    wanted = [case.case_id for case in open_dataset(root).cases]
+    for file in list(root.rglob("*.xml")):
+        file.rename(file.with_suffix(".XML"))
+    assert [case.case_id for case in open_dataset(root, "ddti").cases] == wanted

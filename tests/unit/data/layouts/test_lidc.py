@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -226,3 +227,28 @@ def test_no_patient_folders(tmp_path):
     with pytest.raises(DataError, match="not LIDC-IDRI as it is distributed") as caught:
         open_dataset(tmp_path, "lidc")
     assert caught.value.expected == "patient folders LIDC-IDRI-0001" and caught.value.found == "CT"
+
+
+def test_a_download_in_parts_is_read_whole(made, tmp_path_factory):
+    root, truth = made
+    parts, whole = tmp_path_factory.mktemp("parts"), {case.case_id for case in open_dataset(root).cases}
+    patients = sorted({case.patient_id for case in open_dataset(root).cases})
+    assert len(patients) > 1
+    for number, patient in enumerate(patients):
+        folder = next(path for path in root.rglob(patient) if path.is_dir())
+        target = parts / f"manifest-{number}/LIDC-IDRI/{patient}"
+        target.parent.mkdir(parents=True)
+        shutil.copytree(folder, target)
+    assert {case.case_id for case in open_dataset(parts).cases} == whole
+    shutil.copytree(parts / f"manifest-0/LIDC-IDRI/{patients[0]}", parts / f"manifest-1/LIDC-IDRI/{patients[0]}")
+    with pytest.raises(DataError, match=f"{patients[0]} twice"):
+        open_dataset(parts)
+
+
+def test_a_patient_whose_download_broke_off_is_refused(made):
+    root, _ = made
+    folder = next(path for path in root.rglob(FIRST) if path.is_dir())
+    for file in folder.rglob("*.dcm"):
+        file.unlink()
+    with pytest.raises(DataError, match=f"without a DICOM file(?s:.)*{FIRST}"):
+        open_dataset(root)

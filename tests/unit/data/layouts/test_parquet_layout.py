@@ -171,3 +171,26 @@ def test_a_failed_push_leaves_the_prepared_folder_and_says_how_to_go_on(tmp_path
     err = capsys.readouterr().err
     assert "no network" in err and "hf upload o/n" in err
     assert open_dataset(output).cases
+
+
+@pytest.mark.parametrize(
+    ("split", "problem"),
+    [
+        ({"train": ["b0", "b1", "b2"], "test": ["b3"]}, "two sides(?s:.)*patient 1"),
+        ({"train": ["b0"], "test": ["b0"]}, "more than once"),
+        ({"train": ["b0"], "test": ["nobody"]}, "does not have"),
+        (["b0", "b1"], "cannot be read"),
+        ({"train": "b0"}, "cannot be read"),
+    ],
+)
+def test_a_split_that_anybody_may_have_written_is_checked(prepared, split, problem):
+    (prepared / "split.json").write_text(json.dumps(split))
+    with pytest.raises(DataError, match=problem):
+        open_dataset(prepared)
+
+
+def test_a_channel_was_chosen_when_the_tables_were_made(prepared):
+    with pytest.raises(DataError, match="channel"):
+        open_dataset(prepared, channel="t2")
+    with pytest.raises(DataError, match="channel"):
+        open_dataset("hf://datasets/somebody/brains", channel="t2")
