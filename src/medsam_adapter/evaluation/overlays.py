@@ -3,7 +3,7 @@
 Frames: images and masks are (H, W); a point (x, y) is a pixel's centre, so (0, 0) lies in the middle of the first
 pixel; a box is x0 y0 x1 y1 by its first and last pixel, and is drawn round both.
 
-Prediction: vermilion, filled and outlined. Reference: green outline, on top. Clicks: lime (on the target) and red (off
+Prediction: vermilion, or azure on a picture that is red there itself (a fundus), filled and outlined. Reference: green outline, on top. Clicks: lime (on the target) and red (off
 it) dots. Boxes: yellow. Pixels are drawn in their true shape. Masks are interpolated between pixel centres for drawing,
 so their outlines look smoother than the grid they were scored on.
 """
@@ -20,6 +20,7 @@ from scipy import ndimage
 from ..errors import MSAInputError
 
 PREDICTION_RGB = (255, 102, 36)
+PREDICTION_ON_RED_RGB = (56, 150, 255)
 REFERENCE_RGB = (46, 214, 104)
 POSITIVE_RGB = (190, 255, 40)
 NEGATIVE_RGB = (235, 30, 45)
@@ -76,8 +77,9 @@ def draw_overlay(
     thickness = _OVERSAMPLING * max(1.5, scale_to / 220)
     if masks[0] is not None:
         mask = _resized_mask(masks[0], large_wh)
-        canvas = _blend(canvas, mask, PREDICTION_RGB, _FILL_OPACITY)
-        canvas = _blend(canvas, _outline(mask, thickness), PREDICTION_RGB, 1.0)
+        colour = _prediction_colour(image, masks[0])
+        canvas = _blend(canvas, mask, colour, _FILL_OPACITY)
+        canvas = _blend(canvas, _outline(mask, thickness), colour, 1.0)
     if masks[1] is not None:
         canvas = _blend(canvas, _outline(_resized_mask(masks[1], large_wh), thickness), REFERENCE_RGB, 1.0)
 
@@ -118,6 +120,12 @@ def _to_uint8_rgb(image: np.ndarray) -> np.ndarray:
         low, high = np.percentile(finite, (0.5, 99.5))
         image = (np.clip((finite - low) / max(high - low, 1e-6), 0, 1) * 255).round().astype(np.uint8)
     return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
+
+
+def _prediction_colour(image: np.ndarray, mask: np.ndarray) -> tuple[int, int, int]:
+    """The one that can be told from what lies under the mask."""
+    red, _, blue = image[mask].mean(0) if mask.any() else (0, 0, 0)
+    return PREDICTION_ON_RED_RGB if red - blue > 60 else PREDICTION_RGB
 
 
 def _checked_mask(name: str, mask: np.ndarray | None, image: np.ndarray) -> np.ndarray | None:

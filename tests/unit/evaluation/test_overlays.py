@@ -135,3 +135,12 @@ def test_best_median_worst(tmp_path):
         assert sheet.width > 300 and sheet.height > 200
     with pytest.raises(MSAInputError):
         write_best_median_worst(tmp_path / "none.png", [])
+
+
+@pytest.mark.parametrize("rgb", [(100, 100, 100), (205, 110, 45), (240, 120, 60), (170, 60, 50), (60, 90, 160)])
+def test_a_prediction_can_be_told_from_what_lies_under_it(rgb):
+    """A fundus photograph is about as red as the colour that predictions have on everything else."""
+    image = np.full((40, 40, 3), rgb, np.uint8)
+    picture = np.asarray(draw_overlay(image, mask(slice(10, 30), slice(10, 30)), scale_to=200)).astype(int)
+    outline = picture[100, 50]
+    assert np.abs(outline - rgb).max() > 90, outline
