@@ -4,9 +4,9 @@ Frames: images and masks are (H, W); a point (x, y) is a pixel's centre, so (0, 
 pixel; a box is x0 y0 x1 y1 by its first and last pixel, and is drawn round both.
 
 Prediction: vermilion, or azure on a picture that is red there itself (a fundus), filled and outlined. Reference: green
-outline, on top. Clicks: lime (on the target) and red (off it) dots. Boxes: yellow. Pixels are drawn in their true shape.
-Masks are interpolated between pixel centres for drawing, so their outlines look smoother than the grid they were scored
-on.
+outline, on top. Clicks: lime (on the target) and red (off it) dots. Boxes: yellow. Pixels are drawn in their true
+shape. Masks are interpolated between pixel centres for drawing, so their outlines look smoother than the grid they were
+scored on.
 """
 
 from __future__ import annotations
