@@ -16,6 +16,7 @@ from medsam_adapter.cli.main import run
 from medsam_adapter.data.layouts import LAYOUTS, Dataset
 from medsam_adapter.data.nifti import save_nifti
 from medsam_adapter.data.phantom import make_phantom
+from medsam_adapter.data.sample import Case
 from medsam_adapter.errors import DataError
 from medsam_adapter.evaluation.published.printed import printed_table
 from medsam_adapter.evaluation.results import EvaluationResult
@@ -260,6 +261,7 @@ def test_cases_that_a_run_has_seen_are_told(run_folder, folder_data, tmp_path):
 def test_an_official_split_counts(folder_data, tmp_path, monkeypatch):
     def load(*arguments, real=LAYOUTS["folder"].load, **options):
         dataset = real(*arguments, **options)
+        dataset.cases.append(Case("without reference", dataset.cases[0].image))
         dataset.official_split = {"train": ["case1"], "test": ["case2", "without reference"]}
         return dataset
 
