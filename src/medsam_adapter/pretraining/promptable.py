@@ -38,6 +38,7 @@ from medsam_adapter.training.checkpoint import (
 )
 from medsam_adapter.training.processes import make_accelerator, refuse_sharding
 from medsam_adapter.training.recipe_reading import load_yaml
+from medsam_adapter.training.run_folder import truncate_log
 from medsam_adapter.writing import naming_write_errors
 
 
@@ -213,7 +214,7 @@ def pretrain_promptable(recipe: PromptableRecipe, output: Path, resume: bool = F
             clear_checkpoints(output)
         with naming_write_errors(output):
             (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
-            _cut_log(output / "log.jsonl", start)
+            truncate_log(output / "log.jsonl", "step", start if state else -1)
     objective, optimizer = accelerator.prepare(_Promptable(model), optimizer)
     end = min(recipe.steps, start + stop_after) if stop_after else recipe.steps
     loader = DataLoader(
@@ -296,17 +297,6 @@ def _refuse_another_recipe(recipe: PromptableRecipe, trained: dict | None, folde
             found=", ".join(f"{name}: {(trained or {}).get(name)}" for name in other),
             hint="resume with the values of its recipe.json, or start without --resume",
         )  # fmt: skip
-
-
-def _cut_log(file: Path, step: int) -> None:
-    """Leave the lines up to a step; those that were cut off are dropped."""
-    kept = []
-    for line in file.read_text().splitlines() if step and file.exists() else ():
-        try:
-            kept += [line] if json.loads(line)["step"] <= step else []
-        except (ValueError, KeyError, TypeError):
-            continue
-    file.write_text("".join(line + "\n" for line in kept))
 
 
 def export_backbone(model: SamModel, folder: Path) -> None:

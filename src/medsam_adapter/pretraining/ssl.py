@@ -44,7 +44,7 @@ from medsam_adapter.training.checkpoint import (
 )
 from medsam_adapter.training.interruption import Signals, interrupted
 from medsam_adapter.training.processes import make_accelerator, refuse_sharding
-from medsam_adapter.training.run_folder import versions
+from medsam_adapter.training.run_folder import truncate_log, versions
 from medsam_adapter.training.schedule import learning_rate_factor
 from medsam_adapter.writing import naming_write_errors
 
@@ -256,11 +256,10 @@ class _Run:
         """An empty log, or on resume the lines up to the checkpoint."""
         if not self.is_main:
             return
-        file, kept = self.folder / "log.jsonl", []
-        if self.step and file.exists():
-            kept = [line for line in file.read_text().splitlines() if _step_of(line) <= self.step]
-        file.write_text("".join(line + "\n" for line in kept))
-        if not self.step:
+        if self.step:
+            truncate_log(self.folder / "log.jsonl", "step", self.step)
+        else:
+            (self.folder / "log.jsonl").write_text("")
             (self.folder / "skipped.jsonl").unlink(missing_ok=True)
 
     def _log_losses(self, rows: list[dict[str, float]], optimizer) -> None:
@@ -306,14 +305,6 @@ class _Run:
         self.start_check, self.last_check = state["start_check"], state["last_check"]
         self.rows = state.get("rows", [])
         self.skipped = {row["name"]: row for row in state["skipped"]}
-
-
-def _step_of(line: str) -> float:
-    """The step of a line of the log; infinity for one that was cut off, which is not kept."""
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return math.inf
 
 
 class _Batches(IterableDataset):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 from pathlib import Path
@@ -84,16 +85,21 @@ def log_metrics(folder: Path, row: dict[str, Any]) -> None:
 
 
 def truncate_metrics(folder: Path, epoch: int) -> None:
-    """Drop lines of epochs that a resumed run will write again, and what a full disk or a kill left of one."""
-    file = folder / METRICS
+    """Drop lines of epochs that a resumed run will write again."""
+    truncate_log(folder / METRICS, "epoch", epoch)
+
+
+def truncate_log(file: Path, key: str, last: int) -> None:
+    """Keep the lines of a log of JSON objects whose `key` is at most `last`: no later ones, and no half ones, which a
+    full disk or a kill has left."""
     if file.exists():
         lines = file.read_text().splitlines()
-        write_text(file, "".join(line + "\n" for line in lines if 0 < _epoch_of(line) <= epoch))
+        write_text(file, "".join(line + "\n" for line in lines if _number_in(line, key) <= last))
 
 
-def _epoch_of(line: str) -> int:
-    """0 for half a line."""
+def _number_in(line: str, key: str) -> float:
+    """Infinity for half a line."""
     try:
-        return json.loads(line)["epoch"]
+        return json.loads(line)[key]
     except (ValueError, KeyError, TypeError):
-        return 0
+        return math.inf
