@@ -7,6 +7,7 @@ A layout whose copy is tests/miniatures/<layout>.py is tested here: `write(root,
 from __future__ import annotations
 
 import re
+import shutil
 from collections import Counter
 from importlib import import_module
 from importlib.util import find_spec
@@ -127,6 +128,29 @@ def test_the_official_split_names_cases_that_are_there_by_patient(name, variant,
 def test_a_sound_data_set_has_no_errors(name, variant, written):
     findings = check_dataset(open_dataset(written(name, variant), name))
     assert [(f.case_id, f.problem, f.found) for f in findings if f.level == "error"] == []
+
+
+@pytest.mark.parametrize(("name", "variant"), FORMS)
+def test_a_reference_that_is_lacking_is_said(name, variant, written, tmp_path):
+    """`msa train` opens every case, with or without reference: what it does not learn from must be in the notes."""
+    root = shutil.copytree(written(name, variant), tmp_path / "set")
+    case = open_dataset(root, name).cases[0]
+    files = {file for file in (case.label, *case.raters.values()) if file not in (None, case.image)}
+    if not files:
+        pytest.skip("references are in the files of the images")
+    for file in files:
+        file.unlink()
+    try:
+        dataset = open_dataset(root, name, require_labels=False)
+        case = dataset.case(case.case_id)
+        if not case.has_reference:
+            assert any(re.search(rf"(No label map|unlabelled).*\b{case.case_id}\b", note) for note in dataset.notes)
+            return
+        dataset.read(case)  # a list names the file
+    except DataError as error:
+        assert any(file.name in str(error) for file in files)
+    else:
+        pytest.fail("nothing said that a reference is lacking")
 
 
 @pytest.mark.parametrize("name", [name for name in MINIATURES if name != "folder"])

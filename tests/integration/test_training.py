@@ -67,6 +67,17 @@ def test_the_run_folder_is_an_adapter_repo(finished):
     assert best["val_dice"] == max(row["val_dice"] for row in rows)
 
 
+def test_a_run_says_first_what_it_learns_from(phantoms, tiny_base, tmp_path, capsys):
+    shutil.copytree(phantoms, tmp_path / "set")
+    index = json.loads((tmp_path / "set/dataset.json").read_text())
+    del index["training"][1]["label"]
+    (tmp_path / "set/dataset.json").write_text(json.dumps(index))
+    loop.train(recipe(tmp_path / "set", tiny_base, tmp_path / "run", epochs=1))
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("No label map for 1 of 5 images (phantom_001)") for line in lines), lines
+    assert "2 cases to train on, 1 to validate, 1 to test: drawn by patient with seed 0." in lines
+
+
 def test_the_card_says_what_is_in_the_folder(finished):
     text = (finished / "README.md").read_text()
     metadata = yaml.safe_load(text.split("---")[1])

@@ -18,6 +18,7 @@ from medsam_adapter.data.patches.plan import Plan
 from medsam_adapter.data.sample import Scan
 from medsam_adapter.errors import CheckpointError
 from medsam_adapter.processing_msa import MSAProcessor
+from medsam_adapter.writing import write_text
 
 NETWORK_FILE = "network.json"
 WEIGHTS_FILE = "network.safetensors"
@@ -61,7 +62,7 @@ class NetworkPredictor:
         # Not save_file: some of MONAI's networks hold a layer under several names.
         save_model(self.network, str(folder / WEIGHTS_FILE))
         facts = {"method": self.baseline.name, "size": self.baseline.size, "plan": self.plan.to_json()}
-        (folder / NETWORK_FILE).write_text(json.dumps(facts, indent=1) + "\n")
+        write_text(folder / NETWORK_FILE, json.dumps(facts, indent=1) + "\n")
         self.processor.save_pretrained(folder)
 
     @classmethod
@@ -73,7 +74,7 @@ class NetworkPredictor:
         """
         folder = Path(folder)
         try:
-            facts = json.loads((folder / NETWORK_FILE).read_text())
+            facts = json.loads((folder / NETWORK_FILE).read_text(encoding="utf-8"))
             baseline = get_baseline(facts["method"], facts["size"])
             plan = Plan.from_json(facts["plan"])
             network = baseline.build(plan)

@@ -22,7 +22,7 @@ class Chosen:
     Attributes:
         layout: the data set's.
         part: the part of the split that the cases are, or "all".
-        notes: where the part comes from, and what makes figures on it too good; a sentence each.
+        notes: the data set's, where the part comes from, and what makes figures on it too good; a sentence each.
     """
 
     dataset: Dataset
@@ -72,7 +72,7 @@ def choose_cases(
     dataset = open_dataset(data, layout, require_labels=False, channel=channel)
     if layout == "auto":
         layout = next((name for name, module in LAYOUTS.items() if module.detect(data)), "parquet")  # hf://...
-    chosen = Chosen(dataset, [], layout, part)
+    chosen = Chosen(dataset, [], layout, part, list(dataset.notes))
     if replay:
         chosen.cases, chosen.part = replay.cases_of(dataset), "all"
         chosen.notes.append(f"Cases and prompts are those of {replay.file}.")
@@ -177,7 +177,7 @@ def _saved(models: list[str]) -> dict[str, str | None]:
     for model in models:
         if has_settings(model):
             with damage_told(model, "preprocessor_config.json", "how scans are prepared for the model"):
-                saved = dict(json.loads((Path(model) / "preprocessor_config.json").read_text()))
+                saved = dict(json.loads((Path(model) / "preprocessor_config.json").read_bytes()))
             window = saved.get("window_hu")
             return {
                 "intensity": None if window else saved.get("intensity"),

@@ -19,6 +19,7 @@ from typing import Any
 
 from medsam_adapter.comparison.contestants import CONTESTANTS, UNPROMPTED, ZERO_SHOT, Contestant
 from medsam_adapter.training.checkpoint import has_checkpoint
+from medsam_adapter.writing import write_text
 
 OUTCOME = "outcome.json"
 
@@ -44,13 +45,13 @@ class Outcome:
     results: dict[str, str] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        (folder / OUTCOME).write_text(json.dumps(asdict(self), indent=1) + "\n")
+        write_text(folder / OUTCOME, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Outcome | None:
         """None where there is none that can be read."""
         try:
-            return cls(**json.loads((folder / OUTCOME).read_text()))
+            return cls(**json.loads((folder / OUTCOME).read_bytes()))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -76,7 +77,7 @@ def run_method(
     method, folder = CONTESTANTS[name], output / name
     folder.mkdir(parents=True, exist_ok=True)
     words = _training_words(method, recipe, {**overrides, **method.overrides}, folder / "run")
-    made_of = json.dumps([words, recipe.read_text(), evaluation, base, method.prompts])
+    made_of = json.dumps([words, recipe.read_text(encoding="utf-8"), evaluation, base, method.prompts])
     key = hashlib.sha256(made_of.encode()).hexdigest()
     found = Outcome.load(folder)
     if found and found.key == key and not found.failed:
@@ -86,9 +87,9 @@ def run_method(
     if method.group != ZERO_SHOT:
         say(f"{name}: training")
         model = str(folder / "run")
-        is_resumed = (folder / "key").is_file() and (folder / "key").read_text() == key
+        is_resumed = (folder / "key").is_file() and (folder / "key").read_text(encoding="utf-8") == key
         is_resumed = is_resumed and has_checkpoint(folder / "run")
-        (folder / "key").write_text(key)
+        write_text(folder / "key", key)
         earlier = found if found and is_resumed else outcome
         spent_minutes, peak_mb, began = earlier.minutes, earlier.peak_mb, time.perf_counter()
         outcome.failed = "interrupted"  # what is on record if this process is stopped as well
@@ -100,7 +101,7 @@ def run_method(
             outcome.peak_mb = max(peak_mb, outcome.peak_mb)
             outcome.save(folder)
         if not outcome.failed:
-            outcome.trained_parameters = json.loads((folder / "run" / "best.json").read_text())["trained_parameters"]
+            outcome.trained_parameters = json.loads((folder / "run" / "best.json").read_bytes())["trained_parameters"]
     for prompts in () if outcome.failed else method.prompts:
         say(f"{name}: scoring" + ("" if method.group == UNPROMPTED else f", {prompts}"))
         results = folder / prompts

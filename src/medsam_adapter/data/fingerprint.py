@@ -98,7 +98,7 @@ class Fingerprint:
     def load(cls, file: Path) -> Fingerprint:
         """Raises DataError for a file that is no fingerprint."""
         try:
-            return cls.from_json(json.loads(file.read_text()))
+            return cls.from_json(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 "is no fingerprint of a data set", file=file, expected="JSON as Fingerprint.save writes it",

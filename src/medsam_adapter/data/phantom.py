@@ -15,6 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from ..errors import DataError
+from ..writing import write_text
 from .nifti import save_nifti
 from .phantom_anatomy import LABEL_NAMES, Anatomy, Grid, build_anatomy
 from .sample import Sample, Scan
@@ -239,7 +240,7 @@ def write_phantom_dataset(
         "training": training,
         "phantom": recipe,
     }
-    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(file, json.dumps(content, indent=1) + "\n")
     return root
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..errors import DataError
+from ..writing import write_text
 from .sample import Case
 
 DEFAULT_FRACTIONS = {"train": 0.8, "val": 0.0, "test": 0.2}
@@ -125,7 +126,7 @@ def save_split(path: str | Path, split: Mapping[str, list[str]]) -> Path:
     """Writes the split as JSON, {part: [case id, ...]}."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dict(split), indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(dict(split), indent=1) + "\n")
     return path
 
 

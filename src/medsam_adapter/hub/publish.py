@@ -240,7 +240,7 @@ def _write_model(facts: RunFacts, output: Path, base: str, options: PushOptions)
             shutil.copyfile(file, output / file.name)
     _copy_clean(facts.folder / "config.json", output / "config.json")
     if not facts.is_whole:
-        adapter = json.loads((facts.folder / "adapter_config.json").read_text())
+        adapter = json.loads((facts.folder / "adapter_config.json").read_text(encoding="utf-8"))
         adapter["base_model_name_or_path"] = base
         (output / "adapter_config.json").write_text(json.dumps(without_paths(adapter), indent=2) + "\n")
 

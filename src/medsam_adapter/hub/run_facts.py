@@ -59,11 +59,11 @@ class RunFacts:
                 hint="give run.output of a training that has validated once: msa train",
             )  # fmt: skip
         try:
-            recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
-            config, best = (json.loads((folder / name).read_text()) for name in ("config.json", "best.json"))
+            recipe = yaml.safe_load((folder / "recipe.yaml").read_bytes())
+            config, best = (json.loads((folder / name).read_bytes()) for name in ("config.json", "best.json"))
             data, versions = _optional(folder / "data.json"), _optional(folder / "versions.json")
             metrics = folder / "metrics.jsonl"
-            rows = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+            rows = [json.loads(line) for line in metrics.read_bytes().splitlines()] if metrics.exists() else []
             trained = what_was_trained(folder, recipe)
             return cls(folder, recipe, config, best, data, versions, rows, trained)
         except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
@@ -128,7 +128,7 @@ class RunFacts:
         file = self.folder / EMISSIONS
         if not file.is_file():
             return None
-        rows = list(csv.DictReader(file.read_text().splitlines()))
+        rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
         try:
             grams = 1000 * sum(float(row["emissions"]) for row in rows)  # CodeCarbon writes kg, the Hub wants g
         except (KeyError, TypeError, ValueError) as error:
@@ -163,4 +163,4 @@ class RunFacts:
 
 
 def _optional(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text()) if file.is_file() else {}
+    return json.loads(file.read_bytes()) if file.is_file() else {}

@@ -42,7 +42,7 @@ def what_was_trained(folder: Path, recipe: dict[str, Any]) -> Trained:
             f"A SAM whose {trained} {'was' if trained == 'mask decoder' else 'were'} fine-tuned ({size_mb:.0f} MB)",
             recipe["model"]["base"], f"- fine-tuned: {trained}; the prompt encoder is the base's", (),
         )  # fmt: skip
-    adapter = json.loads(file.read_text())
+    adapter = json.loads(file.read_text(encoding="utf-8"))
     base = adapter["base_model_name_or_path"]
     if adapter["peft_type"] == "LORA":
         modules = adapter["target_modules"]

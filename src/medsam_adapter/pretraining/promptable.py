@@ -39,7 +39,7 @@ from medsam_adapter.training.checkpoint import (
 from medsam_adapter.training.processes import make_accelerator, refuse_sharding
 from medsam_adapter.training.recipe_reading import load_yaml
 from medsam_adapter.training.run_folder import truncate_log
-from medsam_adapter.writing import naming_write_errors
+from medsam_adapter.writing import naming_write_errors, write_text
 
 
 @dataclass
@@ -213,7 +213,7 @@ def pretrain_promptable(recipe: PromptableRecipe, output: Path, resume: bool = F
         if not state:
             clear_checkpoints(output)
         with naming_write_errors(output):
-            (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
+            write_text(output / "recipe.json", json.dumps(asdict(recipe), indent=1) + "\n")
             truncate_log(output / "log.jsonl", "step", start if state else -1)
     objective, optimizer = accelerator.prepare(_Promptable(model), optimizer)
     end = min(recipe.steps, start + stop_after) if stop_after else recipe.steps

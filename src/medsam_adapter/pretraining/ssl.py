@@ -46,7 +46,7 @@ from medsam_adapter.training.interruption import Signals, interrupted
 from medsam_adapter.training.processes import make_accelerator, refuse_sharding
 from medsam_adapter.training.run_folder import truncate_log, versions
 from medsam_adapter.training.schedule import learning_rate_factor
-from medsam_adapter.writing import naming_write_errors
+from medsam_adapter.writing import write_text
 
 OBJECTIVES = ("emix", "shed", "mae", "stay")
 
@@ -163,9 +163,8 @@ class _Run:
         if state:
             self._restore(state, optimizer)  # a recipe that does not fit must not replace the one that does
         if self.is_main:
-            with naming_write_errors(self.folder):
-                (self.folder / "recipe.yaml").write_text(recipe.to_yaml())
-                (self.folder / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n")
+            write_text(self.folder / "recipe.yaml", recipe.to_yaml())
+            write_text(self.folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
         self._start_log()
         if held and not state:
             self._check(held)
@@ -259,7 +258,7 @@ class _Run:
         if self.step:
             truncate_log(self.folder / "log.jsonl", "step", self.step)
         else:
-            (self.folder / "log.jsonl").write_text("")
+            write_text(self.folder / "log.jsonl", "")
             (self.folder / "skipped.jsonl").unlink(missing_ok=True)
 
     def _log_losses(self, rows: list[dict[str, float]], optimizer) -> None:
@@ -291,7 +290,7 @@ class _Run:
                 state["scaler"] = self.accelerator.scaler.state_dict()
             if self.skipped:
                 lines = "".join(json.dumps(row) + "\n" for row in self.skipped.values())
-                (self.folder / "skipped.jsonl").write_text(lines)
+                write_text(self.folder / "skipped.jsonl", lines)
             save_result(self.model, self.folder, self.recipe)
             save_checkpoint(self.folder, state, self.step)  # last: who finds it finds all the rest
         self.accelerator.wait_for_everyone()

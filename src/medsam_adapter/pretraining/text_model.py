@@ -26,6 +26,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrained
 from medsam_adapter.prompts.text_bank import TextBank
 from medsam_adapter.prompts.text_names import Finder
 from medsam_adapter.training.recipe_reading import load_yaml
+from medsam_adapter.writing import naming_write_errors, write_text
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WINDOW = 77
@@ -186,9 +187,10 @@ def train_text_model(
             .all(1).float().mean()), 4)
             for name, part in (("train", maker.fixed), ("held_out", held_out))
         }  # fmt: skip
-    _save(model, tokenizer, folder)
+    with naming_write_errors(folder):
+        _save(model, tokenizer, folder)
     facts = asdict(recipe) | {"exact": shares, "sentences": {"train": len(maker.fixed), "held_out": len(held_out)}}
-    (folder / "recipe.json").write_text(json.dumps(facts, indent=1) + "\n")
+    write_text(folder / "recipe.json", json.dumps(facts, indent=1) + "\n")
     return shares
 
 

@@ -181,7 +181,7 @@ def _prune(folder: Path, step: int, keep: int) -> None:
 
 def _read(checkpoint: Path) -> dict[str, Any]:
     try:
-        files = json.loads((checkpoint / MANIFEST).read_text())["files"]
+        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
         for name in FILES:
             size, wanted = (checkpoint / name).stat().st_size, files[name]["bytes"]
             if size != wanted:

@@ -83,6 +83,9 @@ class _Run:
         self.recipe, self.accelerator, self.folder = recipe, accelerator, Path(recipe.run.output)
         self.show_progress = show_progress and accelerator.is_main_process
         self.data = open_data(recipe.data)
+        if self.show_progress:
+            for note in self.data.notes:
+                self._say(note)
         kind = NetworkTask if recipe.is_network else PromptedTask
         self.task: PromptedTask | NetworkTask = kind(recipe, self.data, accelerator, self.show_progress)
         self.model = self.task.model

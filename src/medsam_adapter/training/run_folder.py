@@ -45,7 +45,7 @@ def hardware() -> str:
         count = int(os.environ.get("WORLD_SIZE", 1))
         return f"{count} x {torch.cuda.get_device_name()}"
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     model = names[0] if names else platform.processor() or platform.machine()
     return f"{torch.get_num_threads()} CPU cores ({model})"
@@ -93,7 +93,7 @@ def truncate_log(file: Path, key: str, last: int) -> None:
     """Keep the lines of a log of JSON objects whose `key` is at most `last`: no later ones, and no half ones, which a
     full disk or a kill has left."""
     if file.exists():
-        lines = file.read_text().splitlines()
+        lines = file.read_text(encoding="utf-8").splitlines()
         write_text(file, "".join(line + "\n" for line in lines if _number_in(line, key) <= last))
 
 

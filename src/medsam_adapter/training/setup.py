@@ -32,6 +32,13 @@ class TrainingData:
     train: list[Case]
     val: list[Case]
     test: list[Case]
+    how: str  # it was split
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of the data before anything is learned from it; a sentence each."""
+        parts = f"{len(self.train)} cases to train on, {len(self.val)} to validate, {len(self.test)} to test"
+        return [*self.dataset.notes, f"{parts}: {self.how}."]
 
 
 def open_data(section: DataSection) -> TrainingData:
@@ -50,12 +57,17 @@ def open_data(section: DataSection) -> TrainingData:
             "no case has a label map", file=section.path, expected="masks to learn from", found="images only"
         )
     if section.split:
-        split = load_split(section.split, dataset.cases)
+        split, how = load_split(section.split, dataset.cases), f"split by {section.split}"
     elif dataset.official_split and section.official_split:
         split = with_validation(dataset.official_split, labelled, section.val_fraction, section.split_seed)
+        is_drawn = split.get("val") and not dataset.official_split.get("val")
+        how = "the data set's official split" + (
+            f", validation drawn with seed {section.split_seed}" if is_drawn else ""
+        )
     else:
         fractions = {"val": section.val_fraction, "test": section.test_fraction}
         split = make_split(labelled, {"train": 1 - sum(fractions.values()), **fractions}, section.split_seed)
+        how = f"drawn by patient with seed {section.split_seed}"
     cases = {case.case_id: case for case in labelled}
     parts = {part: [cases[i] for i in split.get(part, []) if i in cases] for part in ("train", "val", "test")}
     if not parts["train"]:
@@ -63,7 +75,7 @@ def open_data(section: DataSection) -> TrainingData:
             "the split has no training case", file=section.split or section.path, expected="train: [case ids]"
         )
     train = parts["train"][: section.max_train_cases]
-    return TrainingData(dataset, split, train, parts["val"][: section.max_val_cases], parts["test"])
+    return TrainingData(dataset, split, train, parts["val"][: section.max_val_cases], parts["test"], how)
 
 
 def make_model(recipe: Recipe, dataset: Dataset) -> MSAModel:

@@ -137,7 +137,12 @@ def _split(root: Path, image_folder: Path, labelled: set[str], notes: list[str])
                 if content.get("validation"):
                     notes.append(f"The split is that of {name}.")
                     return _split_of(content, file, labelled, notes)
-    if labelled < {f"img{number:04d}" for number in _ALL}:
+    lacking = {f"img{number:04d}" for number in _ALL} - labelled
+    if lacking:
+        notes.append(
+            f"Not split as UNETR splits it, which takes all {len(_ALL)} labelled scans: no label map for "
+            f"{some(sorted(lacking))}."
+        )
         return None
     test = [f"img{number:04d}" for number in _KEPT_BACK]
     notes.append("img0035 to img0040 are the test cases, as in UNETR and Swin UNETR, which call them validation.")

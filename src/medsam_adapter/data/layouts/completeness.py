@@ -57,6 +57,15 @@ def refuse_lacking(problem: str, root: Path, lacking: Collection[str], expected:
         )
 
 
+def note_lacking(lacking: Collection[str], num_cases: int, notes: list[str]) -> None:
+    """Say in the notes which cases have no label map; nothing if all lack one, as images to predict do."""
+    if 0 < len(lacking) < num_cases:
+        notes.append(
+            f"No label map for {len(lacking)} of {num_cases} images ({some(sorted(lacking))}): nothing is learned from "
+            "them, and they are not scored."
+        )
+
+
 def keep_usable(
     cases: list[Case], root: Path, require_labels: bool, unlabelled: Collection[str], notes: list[str], expected: str
 ) -> list[Case]:
@@ -65,14 +74,16 @@ def keep_usable(
     Args:
         unlabelled: ids of cases that are distributed without a reference (the challenge's test set); left out with a
             note where labels are required.
+        notes: told of cases that lack a reference that they should have, where labels are not required.
         expected: how a label file is called.
 
     Raises:
         DataError: labels are required and a case that should have one has none.
     """
-    if not require_labels:
-        return cases
     lacking = [case.case_id for case in cases if not case.has_reference and case.case_id not in unlabelled]
+    if not require_labels:
+        note_lacking(lacking, len(cases), notes)
+        return cases
     refuse_lacking(
         "has images without a label map", root, lacking, expected,
         "add the label files, or open the data set with require_labels=False",

@@ -25,6 +25,7 @@ from ..io import is_dicom_folder, read_label, stem
 from ..kinds import has_suffix
 from ..sample import Case
 from .base import Dataset
+from .completeness import note_lacking
 from .files import image_files, read_json_object, some
 from .info import LayoutInfo
 
@@ -89,6 +90,7 @@ def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Datas
         modality=content.get("modality"),
         licence=content.get("licence", content.get("license")),
     )
+    note_lacking([case.case_id for case in cases if case.label is None], len(cases), dataset.notes)
     if content.get("instances") is True:
         dataset.instances = True
     elif not _names_from_json(dataset, content, root / "labels.json"):

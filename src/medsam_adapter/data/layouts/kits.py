@@ -128,6 +128,10 @@ def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Datas
     notes: list[str] = []
     expected = "aggregated_MAJ_seg.nii.gz" if is_21 else "segmentation.nii.gz"
     cases = keep_usable(cases, root, require_labels, unlabelled, notes, f"{expected} in each case folder")
+    if not is_21 and not any((base / name).is_file() for name in ("kits.json", "kits23.json")):
+        notes.append(
+            "Read as KiTS23, as neither kits23.json nor kits.json is here; KiTS19 wants its kits.json beside the cases."
+        )
     if is_19:
         notes.append("This is KiTS19, whose label kidney includes cysts.")
     if is_21:

@@ -15,6 +15,7 @@ from ..io import stem
 from ..safe_names import inside
 from ..sample import Case
 from .base import Dataset
+from .completeness import keep_usable
 from .files import image_files, read_json_object, some
 from .info import LayoutInfo
 
@@ -69,15 +70,7 @@ def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Datas
     cases = _msd_cases(root, content) if is_msd else _nnunet_cases(root, content, int(number))
     if content.get("numTraining") not in (None, len(cases)):
         notes.append(f"dataset.json says numTraining {content['numTraining']}, and there are {len(cases)} cases.")
-    unlabelled = [case.case_id for case in cases if case.label is None]
-    if unlabelled and require_labels:
-        raise DataError(
-            "has images without a label map",
-            file=root,
-            expected="a label for each image",
-            found=f"none for {some(unlabelled)}",
-            hint="add the label files, or open the data set with require_labels=False",
-        )
+    cases = keep_usable(cases, root, require_labels, (), notes, "a label for each image")
     return Dataset(
         name=str(content.get("name") or root.resolve().name),
         root=root,

@@ -94,7 +94,7 @@ class ParquetDataset(Dataset):
 
     files: Any = None
     places: dict[str, tuple[str, int, int]] = field(default_factory=dict)
-    _last: tuple[str, dict] | None = None
+    _last: tuple[tuple[str, int], Any] | None = None
 
     def enter(self, table: str, raters: list[str]) -> None:
         """The cases of one table; reads no more of it than names."""
@@ -119,10 +119,10 @@ class ParquetDataset(Dataset):
                     self.places[row["case_id"]] = table, group, number
 
     def digest(self, case: Case) -> str:
-        return hashlib.sha256(self._row(case)["image"]["bytes"]).hexdigest()
+        return hashlib.sha256(self._cell(case, "image")["bytes"]).hexdigest()
 
     def read_scan(self, case: Case) -> Scan:
-        cell = self._row(case)["image"]
+        cell = self._cell(case, "image")
         with _as_file(cell) as file:
             if not is_nifti(file):
                 scan = read_scan(file)
@@ -133,7 +133,7 @@ class ParquetDataset(Dataset):
 
     def read_labels(self, case: Case, like: Scan | None = None, rater: str | None = None) -> np.ndarray | None:
         column = "label" if rater is None else f"label {rater}"
-        cell = self._row(case).get(column)
+        cell = self._cell(case, column)
         if cell is None:
             raise DataError(
                 f"was not marked by '{rater}'", file=case.image, expected=", ".join(case.raters) or "one reference",
@@ -142,16 +142,20 @@ class ParquetDataset(Dataset):
         with _as_file(cell) as file:
             return self.read_label_file(file, like)
 
-    def _row(self, case: Case) -> dict:
-        """The cells of a case; the last one is kept, since image and labels are wanted one after the other."""
+    def _cell(self, case: Case, column: str) -> Any:
+        """{"path": name, "bytes": content}, or None where a rater did not mark the case.
+
+        The row group is kept (32 MB, see `parquet.tables`), since the case's other files and the next case lie in it.
+        """
         import pyarrow.parquet as pq
 
-        if self._last is None or self._last[0] != case.case_id:
-            table, group, number = self.places[case.case_id]
+        table, group, number = self.places[case.case_id]
+        last = self._last
+        if last is None or last[0] != (table, group):
             with self.files.open(table) as stream:
-                rows = pq.ParquetFile(stream).read_row_group(group)
-            self._last = case.case_id, rows.slice(number, 1).to_pylist()[0]
-        return self._last[1]
+                last = self._last = (table, group), pq.ParquetFile(stream).read_row_group(group)
+        rows = last[1]
+        return rows.column(column)[number].as_py() if column in rows.column_names else None
 
 
 class _as_file:

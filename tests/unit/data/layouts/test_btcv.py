@@ -60,7 +60,9 @@ def test_the_usual_24_and_6(tmp_path):
     assert len(dataset.official_split["train"]) == 24 and "img0034" in dataset.official_split["train"]
     assert any("UNETR" in note for note in dataset.notes)
     (tmp_path / "RawData/Training/label/label0007.nii.gz").unlink()
-    assert open_dataset(tmp_path, require_labels=False).official_split is None  # a case is missing: not that split
+    lacking = open_dataset(tmp_path, require_labels=False)
+    assert lacking.official_split is None  # a case is missing: not that split
+    assert any("Not split as UNETR" in note and note.endswith("img0007.") for note in lacking.notes)
 
 
 def test_the_testing_scans_have_no_labels(few):

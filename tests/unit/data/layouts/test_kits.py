@@ -97,8 +97,10 @@ def test_the_folder_may_be_given_at_each_level(tmp_path, year, place):
 
 
 def test_case_folders_alone_are_not_taken_for_kits19(root):
+    assert open_dataset(root).notes == []
     (root / "dataset/kits23.json").unlink()
-    assert open_dataset(root).name == "KiTS23"
+    dataset = open_dataset(root)
+    assert dataset.name == "KiTS23" and dataset.notes[0].startswith("Read as KiTS23")  # a guess, so it is said
 
 
 def test_files_of_before_april_2019_are_refused(tmp_path):

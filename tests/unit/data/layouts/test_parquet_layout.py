@@ -81,6 +81,18 @@ def test_channels_raters_regions_and_values_survive(brains, prepared):
         opened.read_labels(opened.case("b3"), rater="bob")
 
 
+def test_a_row_group_is_decoded_once_for_the_cases_in_it(prepared, monkeypatch):
+    import pyarrow.parquet as pq
+
+    dataset, decoded = open_dataset(prepared), []
+    read = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda *args: decoded.append(args[1]) or read(*args))
+    in_file_order = sorted(dataset.cases, key=lambda case: dataset.places[case.case_id])
+    for case in in_file_order:
+        assert dataset.read(case).scan.path == case.image
+    assert len(decoded) == len({place[:2] for place in dataset.places.values()}) < len(in_file_order)
+
+
 def test_an_address_is_read_as_a_folder_is(brains, prepared, monkeypatch):
     memory = fsspec.filesystem("memory")
     for file in prepared.rglob("*"):
@@ -124,7 +136,7 @@ def test_pictures_with_coloured_masks_stay_as_they_are(tmp_path, capsys):
     opened = open_dataset(output)
     same(open_dataset(source), opened)
     first = opened.cases[0]
-    assert opened._row(first)["image"]["bytes"] == (source / "images" / first.image.name).read_bytes()
+    assert opened._cell(first, "image")["bytes"] == (source / "images" / first.image.name).read_bytes()
     assert f"--data.path {output}" in capsys.readouterr().out
 
 
