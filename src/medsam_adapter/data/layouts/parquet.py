@@ -23,6 +23,9 @@ from .completeness import refuse_channel
 from .info import LayoutInfo
 
 METADATA_FILE = "msa_dataset.json"
+NO_AFFINE = b"the source has no affine"
+"""In the description of a NIfTI file: its affine is one that a file must have, and says nothing of the scan."""
+
 INFO = LayoutInfo(
     title="Parquet tables made by `msa data prepare`, in a folder or on the Hub (hf://datasets/ORG/NAME)",
     recognised_by="a file msa_dataset.json",
@@ -178,8 +181,12 @@ def _all_channels(file: Path) -> Scan:
     """A NIfTI volume, its fourth axis as channels."""
     import nibabel as nib
 
-    shape = nib.load(file).shape
-    if len(shape) < 4 or shape[3] == 1:
-        return read_scan(file)
-    scans = [read_scan(file, channel=number) for number in range(shape[3])]
-    return Scan(np.stack([scan.array for scan in scans], axis=-1), scans[0].spacing_mm, scans[0].affine)
+    image = nib.load(file)
+    if len(image.shape) < 4 or image.shape[3] == 1:
+        scan = read_scan(file)
+    else:
+        scans = [read_scan(file, channel=number) for number in range(image.shape[3])]
+        scan = Scan(np.stack([each.array for each in scans], axis=-1), scans[0].spacing_mm, scans[0].affine)
+    if image.header["descrip"].tobytes().rstrip(b"\0") == NO_AFFINE:
+        scan.affine = None
+    return scan

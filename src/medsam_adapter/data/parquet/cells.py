@@ -13,10 +13,12 @@ from PIL import Image
 
 from medsam_adapter.data.io import PICTURE_SUFFIXES, is_nifti
 from medsam_adapter.data.layouts import Dataset
+from medsam_adapter.data.layouts.parquet import NO_AFFINE
 from medsam_adapter.data.sample import Case, Scan
 from medsam_adapter.errors import DataError
 
 MAX_FILE_BYTES = 2**31 - 1  # what a cell of an Arrow binary column can hold
+_NIFTI_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 Cells = dict[str, Any]  # {column: {"bytes": ..., "path": ...}, None where there is nothing}
 
 
@@ -84,14 +86,54 @@ def _smallest(labels: np.ndarray) -> np.ndarray:
 
 
 def _cell(array: np.ndarray, scan: Scan, name: str) -> dict[str, bytes | str]:
-    if not scan.is_volume:
-        file = io.BytesIO()
-        suffix = ".png" if array.dtype in (np.uint8, np.uint16) else ".tif"
-        Image.fromarray(array[0] if suffix == ".png" else array[0].astype(np.float32)).save(
-            file, "PNG" if suffix == ".png" else "TIFF"
-        )
-        return {"bytes": file.getvalue(), "path": name + suffix}
-    affine = np.diag([*scan.spacing_mm[::-1], 1.0]) if scan.affine is None else scan.affine
+    return _volume(array, scan, name) if scan.is_volume else _picture(array, scan, name)
+
+
+def _volume(array: np.ndarray, scan: Scan, name: str) -> dict[str, bytes | str]:
+    z, y, x = scan.spacing_mm
+    # A NIfTI file must say how it lies: x to the left, y to the back, z up, which readers leave as it is by default.
+    affine = np.diag([-x, -y, z, 1.0]) if scan.affine is None else scan.affine
+    array = array.astype(_nifti_type(array, scan), copy=False)
     volume = nib.Nifti1Image(array.transpose(2, 1, 0, *range(3, array.ndim)), affine)
     volume.header.set_xyzt_units("mm")
+    if scan.affine is None:
+        volume.header["descrip"] = NO_AFFINE
     return {"bytes": gzip.compress(volume.to_bytes(), compresslevel=6, mtime=0), "path": f"{name}.nii.gz"}
+
+
+def _nifti_type(array: np.ndarray, scan: Scan) -> np.dtype:
+    """A type that NIfTI has and that holds all values."""
+    if array.dtype == np.float16:
+        return np.dtype(np.float32)
+    if array.dtype.name in _NIFTI_TYPES:
+        return array.dtype
+    if array.dtype.kind in "bui":
+        low, high = int(array.min(initial=0)), int(array.max(initial=0))
+        for each in (np.uint8, np.int16, np.uint16, np.int32, np.uint32):
+            if np.iinfo(each).min <= low and high <= np.iinfo(each).max:
+                return np.dtype(each)
+    raise _has_no_room(array, scan, "a volume", "integers of at most 32 bits, or floating point numbers of 16, 32 or 64")
+
+
+def _picture(array: np.ndarray, scan: Scan, name: str) -> dict[str, bytes | str]:
+    """PNG, or TIFF of 32-bit floating point numbers for grey pictures that are not 8 or 16-bit."""
+    pixels, file = array[0], io.BytesIO()
+    is_grey = pixels.ndim == 2
+    if pixels.dtype == np.uint8 and (is_grey or pixels.shape[2] == 3) or pixels.dtype == np.uint16 and is_grey:
+        Image.fromarray(pixels).save(file, "PNG")
+        return {"bytes": file.getvalue(), "path": f"{name}.png"}
+    as_float = pixels.astype(np.float32)
+    is_kept = pixels.dtype.kind == "f" or bool((as_float.astype(pixels.dtype) == pixels).all())
+    if not is_grey or not is_kept:
+        raise _has_no_room(array, scan, "a picture", "8-bit colour, or grey of 8, 16 or at most 24 bits or floating point")
+    Image.fromarray(as_float).save(file, "TIFF")
+    return {"bytes": file.getvalue(), "path": f"{name}.tif"}
+
+
+def _has_no_room(array: np.ndarray, scan: Scan, what: str, expected: str) -> DataError:
+    shape = "x".join(map(str, array.shape))
+    return DataError(
+        f"cannot be kept in a table as {what} without changing values", file=scan.path, expected=expected,
+        found=f"{array.dtype} from {array.min():g} to {array.max():g}, {shape}",
+        hint="convert the images first, or use the data set as it is, without msa data prepare",
+    )  # fmt: skip

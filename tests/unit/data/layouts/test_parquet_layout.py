@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import fsspec
@@ -14,8 +15,9 @@ from medsam_adapter.cli.main import run
 from medsam_adapter.data.check import check_dataset
 from medsam_adapter.data.layouts import open_dataset, parquet
 from medsam_adapter.data.layouts.base import Dataset
+from medsam_adapter.data.parquet.cells import converted_cells
 from medsam_adapter.data.parquet.tables import write_parquet
-from medsam_adapter.data.sample import Case
+from medsam_adapter.data.sample import Case, Scan
 from medsam_adapter.errors import CheckpointError, DataError
 from medsam_adapter.hub import datasets as hub_datasets
 
@@ -206,3 +208,68 @@ def test_a_channel_was_chosen_when_the_tables_were_made(prepared):
         open_dataset(prepared, channel="t2")
     with pytest.raises(DataError, match="channel"):
         open_dataset("hf://datasets/somebody/brains", channel="t2")
+
+
+def arrays(folder, array) -> Dataset:
+    """A data set of three .npz files; the first value of each array is its number."""
+    (folder / "images").mkdir(parents=True)
+    for number in range(3):
+        label = np.zeros(array.shape, np.uint8)
+        label[..., 1:3] = 1
+        shifted = array.copy()
+        shifted.flat[0] = number
+        np.savez(folder / f"images/c{number}.npz", image=shifted, label=label, spacing=np.float64([3, 2, 1]))
+    return open_dataset(folder)
+
+
+def test_a_volume_that_does_not_say_how_it_lies_lies_as_before(tmp_path):
+    raw = arrays(tmp_path / "raw", np.random.default_rng(0).integers(0, 900, (6, 5, 4)).astype(np.int16))
+    write_parquet(raw, raw.cases, {"train": ["c0", "c1", "c2"]}, tmp_path / "prepared", lambda done: None)
+    opened = open_dataset(tmp_path / "prepared")
+    same(raw, opened)
+    for dataset in (raw, opened):
+        scan = dataset.read_scan(dataset.case("c1"))
+        assert scan.affine is None and scan.spacing_mm == (3, 2, 1)
+    file = nib.Nifti1Image.from_bytes(gzip.decompress(opened._cell(opened.cases[0], "image")["bytes"]))
+    assert nib.aff2axcodes(file.affine) == ("L", "P", "S")  # who else reads it turns nothing
+
+
+RNG = np.random.default_rng(0)
+KINDS = {
+    "int64": RNG.integers(-500, 900, (6, 5, 4)),
+    "uint64": RNG.integers(0, 60000, (6, 5, 4)).astype(np.uint64),
+    "bool": RNG.random((6, 5, 4)) > 0.5,
+    "float16": RNG.random((6, 5, 4)).astype(np.float16),
+    "float64": RNG.random((6, 5, 4)),
+    "wide": RNG.integers(0, 2**40, (6, 5, 4)),
+    "picture of uint16": RNG.integers(0, 60000, (1, 8, 9)).astype(np.uint16),
+    "picture of float16": RNG.random((1, 8, 9)).astype(np.float16),
+    "picture of int64": RNG.integers(0, 2**20, (1, 8, 9)),
+    "wide picture": RNG.integers(2**24, 2**30, (1, 8, 9)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arrays_of_any_type_keep_their_values_or_are_refused(tmp_path, kind):
+    raw, output = arrays(tmp_path / "raw", KINDS[kind]), tmp_path / "prepared"
+    ids = {"train": ["c0", "c1", "c2"]}
+    if "wide" in kind:
+        with pytest.raises(DataError, match="cannot be kept in a table") as caught:
+            write_parquet(raw, raw.cases, ids, output, lambda done: None)
+        assert caught.value.file == raw.cases[0].image and "int64 from 0 to" in caught.value.found
+        assert not output.exists()
+        return
+    write_parquet(raw, raw.cases, ids, output, lambda done: None)
+    opened = open_dataset(output)
+    for case in raw.cases:
+        mine, its = raw.read(case), opened.read(opened.case(case.case_id))
+        assert np.array_equal(mine.scan.array, its.scan.array) and np.array_equal(mine.labels, its.labels)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
+def test_colour_of_more_than_8_bits_is_refused(brains, tmp_path, dtype):
+    scan = Scan(np.ones((1, 4, 5, 3), dtype), path=tmp_path / "a.npz")
+    brains.read_scan = lambda case: scan
+    with pytest.raises(DataError, match="cannot be kept in a table as a picture") as caught:
+        converted_cells(brains, brains.cases[0], [])
+    assert caught.value.file == scan.path and "1x4x5x3" in caught.value.found
