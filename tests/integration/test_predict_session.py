@@ -16,7 +16,7 @@ from medsam_adapter.cli.main import run
 from medsam_adapter.demo.models import PLAIN, Models
 from medsam_adapter.demo.workspace import Workspace
 from medsam_adapter.inference.predictor import MSAPredictor
-from medsam_adapter.inference.session import Session
+from medsam_adapter.inference.session import Session, SessionObject
 
 pytestmark = pytest.mark.slow
 X, Y, Z = centre_of()
@@ -120,6 +120,15 @@ def test_the_same_voxels_in_another_file_are_noted(made, predict, tmp_path):
     code, said, out = predict("--session", made["sessions"]["first"], "copy.nii")
     assert code == 0 and "note: copy.nii is not the very file" in said.err
     np.testing.assert_array_equal(labels_of(out), made["labels"]["first"])
+
+
+def test_an_object_that_nobody_has_clicked_is_empty(made, predict, tmp_path):
+    session = Session.load(made["sessions"][PLAIN])
+    session.objects.append(SessionObject("object 3", "#00ff00"))
+    session.save(tmp_path / "session.json")
+    code, _, output = predict("--session", tmp_path / "session.json", made["scan"])
+    assert code == 0
+    np.testing.assert_array_equal(labels_of(output), made["labels"][PLAIN])
 
 
 def test_a_picture(made, predict, tmp_path):

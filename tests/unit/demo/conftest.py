@@ -10,7 +10,9 @@ from demo_setup import adapted, workspace, write_organ
 from medsam_adapter.inference.predictor import MSAPredictor
 
 # These import the viewer, which is Gradio's.
-collect_ignore = [] if importlib.util.find_spec("gradio") else ["test_saving.py", "test_comparing.py"]
+collect_ignore = (
+    [] if importlib.util.find_spec("gradio") else ["test_saving.py", "test_comparing.py", "test_volume_viewer.py"]
+)
 
 
 @pytest.fixture(scope="session")

@@ -185,3 +185,11 @@ def test_the_table(both, tmp_path):
 def compare_without(space):
     read_reference(space, None)
     return compare(space, ("sam-tiny", PLAIN), "axial")[0]
+
+
+def test_a_reference_with_odd_values(both, tmp_path):
+    both.box_voxels((X - 7, Y - 8, Z, X + 7, Y + 8, Z))
+    labels = np.zeros(SHAPE_ZYX, np.int64)
+    labels[both.objects[0].mask], labels[0, 0, :2] = 2**40, (-1, 3)
+    both.reference = labels
+    assert reference_mask(both)[1] == f"label {2**40}, which the mask shares most with"

@@ -90,7 +90,6 @@ def test_undo_gives_copies(opened):
     opened.click_voxel((X, Y, Z))
     want = state(opened)
     opened.undo()
-    opened.objects[0].thing.name = "changed"
     opened.objects[0].thing.prompt.points.append((0.0, 0.0, 0.0))
     opened.redo()
     assert state(opened) == want

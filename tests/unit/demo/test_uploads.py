@@ -11,6 +11,7 @@ from demo_setup import write_organ
 from medsam_adapter.demo.uploads import Limits, read_upload, without_folders
 from medsam_adapter.errors import DataError, PromptError
 from miniatures.dicom import series
+from miniatures.volumes import save_nifti
 
 
 def test_the_series_of_a_folder_is_called_by_the_archive_and_not_by_our_folder(tmp_path):
@@ -42,3 +43,12 @@ def test_the_visitors_file_is_left_alone(tmp_path):
     before = file.read_bytes()
     scan = read_upload([file], folder, Limits())
     assert scan.path == folder / "organ.nii.gz" and file.read_bytes() == before
+
+
+@pytest.mark.parametrize("spacing_ijk_mm", [(0.001, 0.001, 1000), (1, 0.0001, 1000), (1e-30, 1, 1)])
+def test_voxels_that_are_too_long_to_be_drawn(tmp_path, spacing_ijk_mm):
+    """A slice is drawn in the patient's proportions: a header of a few bytes must not ask for gigabytes."""
+    save_nifti(tmp_path / "long.nii.gz", np.indices((16, 16, 16))[0].astype(np.int16), np.diag([*spacing_ijk_mm, 1]))
+    (tmp_path / "own").mkdir()
+    with pytest.raises(DataError, match="too long to be drawn"):
+        read_upload([tmp_path / "long.nii.gz"], tmp_path / "own", Limits())

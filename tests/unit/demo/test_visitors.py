@@ -20,6 +20,9 @@ class Space:
         self.may_close.set()
         Space.made.append(self)
 
+    def is_working(self) -> bool:
+        return not self.may_close.is_set()
+
     def close(self) -> None:
         self.may_close.wait(10)
         self.is_closed.set()
@@ -94,6 +97,18 @@ def test_silence_frees(clock):
     assert closed(silent) and len(visitors) == 1
     clock[0] += 61
     assert visitors.space("here") is not here and closed(here)
+
+
+def test_silence_frees_when_nobody_else_comes(clock):
+    visitors = Visitors(Space, idle_seconds=60)
+    silent, working = visitors.space("silent"), visitors.space("working")
+    working.may_close.clear()
+    clock[0] += 50
+    visitors.tidy()
+    assert len(visitors) == 2
+    clock[0] += 20
+    visitors.tidy()
+    assert closed(silent) and len(visitors) == 1 and visitors.space("working") is working
 
 
 def test_closing_waits_for_nobody_else():

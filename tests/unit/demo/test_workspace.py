@@ -323,3 +323,56 @@ def test_encoding_ahead(opened):
     assert finished.is_set() and opened.num_encoded() == (total, total)
     opened.click_voxel((X, Y, Z))
     assert len(opened._encodings._kept) == 1  # what was encoded ahead is what the click needs
+
+
+def test_names_colours_and_hiding_are_no_steps(opened):
+    opened.click_voxel((X, Y, Z))
+    opened.click_voxel((X + 2, Y, Z))
+    thing = opened.objects[0].thing
+    thing.name, thing.colour, opened.objects[0].is_visible = "liver", "#123456", False
+    for go in (opened.undo, opened.undo, opened.redo):
+        go()
+        now = opened.objects[0]
+        assert (now.thing.name, now.thing.colour, now.is_visible) == ("liver", "#123456", False)
+
+
+def test_what_is_renamed_while_a_mask_is_carried_keeps_its_name(opened):
+    opened.click_voxel((X, Y, Z))
+
+    def progress(done: int) -> None:
+        opened.objects[0].thing.name, opened.objects[0].is_visible = "liver", False
+
+    opened.carry_on(progress)
+    assert opened.objects[0].thing.name == "liver" and not opened.objects[0].is_visible
+
+
+def test_a_stop_of_before_does_not_cut_a_comparison_short(opened):
+    opened.click_voxel((X, Y, Z))
+    opened.carry_on()
+    plain = opened.models.choices[-1]
+    whole = opened.mask_by(plain)
+    opened.stop.set()
+    np.testing.assert_array_equal(opened.mask_by(plain), whole)
+
+
+def test_a_comparison_that_is_stopped_is_none(opened, monkeypatch):
+    opened.click_voxel((X, Y, Z))
+    opened.carry_on()
+    by = opened._by
+    monkeypatch.setattr(opened, "_by", lambda *args: opened.stop.set() or by(*args))
+    with pytest.raises(PromptError, match="stopped"):
+        opened.mask_by(opened.models.choices[-1])
+
+
+def test_it_works_while_a_prompt_is_answered(opened):
+    seen = []
+    opened.click_voxel((X, Y, Z))
+    look = lambda: seen.append(opened.is_working())  # noqa: E731
+
+    def progress(done: int) -> None:
+        other = threading.Thread(target=look)
+        other.start()
+        other.join()
+
+    opened.carry_on(progress)
+    assert seen and all(seen) and not opened.is_working()

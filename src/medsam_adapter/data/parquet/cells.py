@@ -112,7 +112,9 @@ def _nifti_type(array: np.ndarray, scan: Scan) -> np.dtype:
         for each in (np.uint8, np.int16, np.uint16, np.int32, np.uint32):
             if np.iinfo(each).min <= low and high <= np.iinfo(each).max:
                 return np.dtype(each)
-    raise _has_no_room(array, scan, "a volume", "integers of at most 32 bits, or floating point numbers of 16, 32 or 64")
+    raise _has_no_room(
+        array, scan, "a volume", "integers of at most 32 bits, or floating point numbers of 16, 32 or 64"
+    )
 
 
 def _picture(array: np.ndarray, scan: Scan, name: str) -> dict[str, bytes | str]:
@@ -125,7 +127,9 @@ def _picture(array: np.ndarray, scan: Scan, name: str) -> dict[str, bytes | str]
     as_float = pixels.astype(np.float32)
     is_kept = pixels.dtype.kind == "f" or bool((as_float.astype(pixels.dtype) == pixels).all())
     if not is_grey or not is_kept:
-        raise _has_no_room(array, scan, "a picture", "8-bit colour, or grey of 8, 16 or at most 24 bits or floating point")
+        raise _has_no_room(
+            array, scan, "a picture", "8-bit colour, or grey of 8, 16 or at most 24 bits or floating point"
+        )
     Image.fromarray(as_float).save(file, "TIFF")
     return {"bytes": file.getvalue(), "path": f"{name}.tif"}
 
