@@ -20,6 +20,10 @@ _NUMBERS = re.compile(
     rb"\s*(?:offset|position|origin|elementspacing|elementsize|transformmatrix|rotation|orientation)\s*[=:](.*)",
     re.IGNORECASE,
 )
+# NRRD's names for the axes of a patient that ITK knows, long and short.
+_SPACES = (
+    "right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps",
+)  # fmt: skip
 
 
 def _simpleitk(path: Path):
@@ -136,6 +140,8 @@ def _check_header(path: Path) -> None:
                 "has a number of axes that no image has", file=path, expected="NDims 2, 3 or 4",
                 found=axes[1][:40].decode("latin1"), hint="mend the header, or copy the file again",
             )  # fmt: skip
+        if has_suffix(path, (".nrrd", ".nhdr")):
+            _refuse_unknown_space(line.decode("latin1"), path)
         numbers = _NUMBERS.match(line)
         if numbers and not all(map(_is_finite, numbers[1].split())):
             raise DataError(
@@ -166,6 +172,29 @@ def _check_header(path: Path) -> None:
                 found=name[:200],
                 hint="put the file with the voxels beside the header and write its bare name there",
             )
+
+
+def _refuse_unknown_space(line: str, path: Path) -> None:
+    """ITK takes every space but RAS and LAS for LPS, and every unit for mm."""
+    space = re.match(r"\s*space\s*:\s*(.*)", line, re.IGNORECASE)
+    if space and space[1].strip().lower() not in _SPACES:
+        raise DataError(
+            "does not say where the patient lies", file=path, expected="space: " + ", ".join(_SPACES[1::2]),
+            found=line.strip()[:80], hint="write the axes of the patient into the header, or convert it in 3D Slicer",
+        )  # fmt: skip
+    units = re.match(r"\s*space units\s*:\s*(.*)", line, re.IGNORECASE)
+    if units and not set(re.findall(r'"([^"]*)"', units[1].lower())) <= {
+        "mm",
+        "millimeter",
+        "millimeters",
+        "s",
+        "ms",
+        "",
+    }:
+        raise DataError(
+            "is not in mm", file=path, expected='space units: "mm" "mm" "mm"', found=line.strip()[:80],
+            hint="turn directions and origin of the header into mm",
+        )  # fmt: skip
 
 
 def _is_finite(word: bytes) -> bool:

@@ -233,6 +233,21 @@ def test_uids_that_anonymising_has_emptied_are_made_anew(tmp_path):
     assert len(studies) == 1 and studies.pop()
 
 
+@pytest.mark.parametrize("num_slices", [4, 1])
+@pytest.mark.parametrize("thickness", [None, ""])
+def test_a_thickness_that_is_lacking_is_the_step(tmp_path, thickness, num_slices):
+    dicom.series(tmp_path / "ct", np.zeros(SHAPE, np.int16)[:num_slices], SliceThickness=thickness)
+    if thickness is not None:
+        for path in (tmp_path / "ct").iterdir():
+            emptied = dcmread(path)
+            emptied.SliceThickness = None
+            emptied.save_as(path)
+    scan = read_scan(tmp_path / "ct")
+    mask = labels()[:num_slices]
+    path = write_mask(tmp_path / "seg.dcm", mask, scan)
+    np.testing.assert_array_equal(read_label(path, like=scan), mask)
+
+
 def test_one_of_two_series_in_a_folder(tmp_path):
     for word in "ab":
         dicom.series(tmp_path / "ct", np.zeros(SHAPE, np.int16), series=word, name=word + "{}")

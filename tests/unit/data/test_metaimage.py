@@ -99,6 +99,21 @@ def test_a_sheared_grid_survives(tmp_path):
         np.testing.assert_allclose(read_scan(path).affine, affine, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ("space: scanner-xyz\n", "where the patient lies"),
+        ("space: 3D-right-handed\n", "where the patient lies"),
+        ('space: LPS\nspace units: "cm" "cm" "cm"\n', "not in mm"),
+        ('space: LPS\nspace units: "mm" "mm" "um"\n', "not in mm"),
+    ],
+)
+def test_a_space_that_itk_takes_for_another_is_refused(tmp_path, header, says):
+    with pytest.raises(DataError, match=says) as caught:
+        read_scan(nrrd(tmp_path / "a.nrrd", header))
+    assert caught.value.file.name == "a.nrrd" and caught.value.found in header
+
+
 def test_a_label_of_another_kind_of_file_is_compared_in_space(tmp_path):
     affine = nib.affines.from_matvec(np.diag([-1.0, -2, 3]), (4, 5, 6))
     nib.save(nib.Nifti1Image(volume().T, affine), tmp_path / "scan.nii.gz")

@@ -113,6 +113,7 @@ def _sources(path: Path, labels_zyx: np.ndarray, like: Scan) -> tuple[Sequence[D
     headers = image_headers(like.path, getattr(like, "series", None) or None)
     planes = [plane for each in headers for plane in planes_of(each)]
     ordered: np.ndarray | None = labels_zyx
+    step_mm = like.spacing_mm[0]
     if like.affine is not None:
         planes, step_mm = sorted_planes(planes, like.path)
         affine = affine_of(planes[0], step_mm)
@@ -128,12 +129,13 @@ def _sources(path: Path, labels_zyx: np.ndarray, like: Scan) -> tuple[Sequence[D
         )
     if len(headers) == 1:  # frames in the order of the file
         order = np.argsort([plane.frame for plane in planes])
-        return _completed(headers, planes[0]), ordered[order]
-    return _completed([plane.header for plane in planes], planes[0]), ordered
+        return _completed(headers, planes[0], step_mm), ordered[order]
+    return _completed([plane.header for plane in planes], planes[0], step_mm), ordered
 
 
-def _completed(headers: list[Dataset], first: Plane) -> list[Dataset]:
-    """Headers with what highdicom asks for: no empty UIDs, and one orientation and spacing to the last digit."""
+def _completed(headers: list[Dataset], first: Plane, step_mm: float) -> list[Dataset]:
+    """Headers with what highdicom asks for: no empty UIDs, a thickness, and one orientation and spacing to the last
+    digit."""
     from pydicom.uid import generate_uid
 
     for each in headers:
@@ -143,6 +145,8 @@ def _completed(headers: list[Dataset], first: Plane) -> list[Dataset]:
         for keyword in _MAY_BE_EMPTY:
             if keyword not in each:
                 setattr(each, keyword, "")
+        if not each.get("SliceThickness"):  # the standard lets it be empty
+            each.SliceThickness = f"{step_mm:.10g}"
         if each.PatientSex not in ("M", "F", "O"):
             each.PatientSex = ""
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
