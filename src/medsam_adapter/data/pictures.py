@@ -112,7 +112,7 @@ def _tag(frame: Image.Image, number: int) -> int | None:
 
 def _refuse_lost_values(frame: Image.Image, path: Path) -> None:
     """Pillow keeps the upper 8 bits of 16-bit colour, which leaves nothing of a label map, and has no signed bytes."""
-    bits = _tag(frame, _BITS) or (16 if any(";16" in str(part) for tile in frame.tile for part in tile) else 8)
+    bits = _tag(frame, _BITS) or (16 if ";16" in str(getattr(frame, "tile", "")) else 8)
     sign = {2: "signed ", 3: "floating point "}.get(_tag(frame, _SAMPLE_FORMAT) or 1, "")
     found = ""
     if len(frame.getbands()) > 1 and bits > 8:

@@ -173,6 +173,17 @@ def test_folder_takes_suffix_names_patients_and_licence_from_labels_json(tmp_pat
     assert {case.patient_id for case in dataset.cases} == {"p"}
 
 
+def test_words_of_a_json_file_must_be_words(tmp_path):
+    folder_set(tmp_path)
+    write_json(tmp_path / "labels.json", {"255": "optic disc", "mask_suffix": 7})
+    with pytest.raises(DataError, match='"mask_suffix" is no text') as caught:
+        open_dataset(tmp_path)
+    assert caught.value.file == tmp_path / "labels.json" and caught.value.found == "7"
+    write_json(tmp_path / "dataset.json", {"labels": {"background": 0, "a": 1}, "file_ending": [".png"]})
+    with pytest.raises(DataError, match='"file_ending" is no text'):
+        open_dataset(tmp_path, "msd")
+
+
 def test_folder_label_values_become_consecutive(tmp_path):
     folder_set(tmp_path, values=(50, 128, 200))
     write_json(tmp_path / "labels.json", {"200": "cup", "0": "background", "50": "disc", "128": "disc"})

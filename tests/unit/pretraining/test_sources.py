@@ -345,6 +345,14 @@ def test_bcn20000_in_its_three_forms(tmp_path, lines, labels):
     assert [source.read(n).label for n in range(2)] == labels
 
 
+def test_bcn20000_with_a_cell_that_is_no_number(tmp_path):
+    picture(tmp_path / "one.jpg")
+    table(tmp_path / "t.csv", "image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC,UNK", "one,NA,1,0,0,0,0,0,0,0")
+    with pytest.raises(DataError, match="no number in the column MEL") as caught:
+        open_source({"kind": "bcn20000", "path": str(tmp_path), "csv": "t.csv"})
+    assert caught.value.file == tmp_path / "t.csv" and caught.value.found == "'NA'"
+
+
 def test_bcn20000_is_picked_out_of_isic_2019_by_its_lesions(tmp_path):
     picture(tmp_path / "one.jpg")
     picture(tmp_path / "two.jpg")

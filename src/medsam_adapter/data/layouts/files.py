@@ -31,6 +31,14 @@ def read_json_object(path: Path) -> dict:
     return content
 
 
+def text_of(content: dict, key: str, file: Path) -> str | None:
+    """A text of a JSON file, None where there is none. Raises DataError if it is no text."""
+    value = content.get(key)
+    if value is not None and not isinstance(value, str):
+        raise DataError(f'"{key}" is no text', file=file, expected=f'"{key}": "..."', found=repr(value)[:80])
+    return value
+
+
 def some(names: list[str], limit: int = 5) -> str:
     """The first names of a list, and how many more there are."""
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -26,7 +26,7 @@ from ..kinds import has_suffix
 from ..sample import Case
 from .base import Dataset
 from .completeness import note_lacking
-from .files import image_files, read_json_object, some
+from .files import image_files, read_json_object, some, text_of
 from .info import LayoutInfo
 
 INFO = LayoutInfo(
@@ -80,7 +80,7 @@ def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Datas
     masks = _by_stem(mask_folder) if mask_folder else {}
     if is_self_contained:
         masks = {name: path for name, path in images.items() if _is_labelled(path)}
-    paired = _pair(images, masks, content.get("mask_suffix"), root, require_labels)
+    paired = _pair(images, masks, text_of(content, "mask_suffix", root / "labels.json"), root, require_labels)
     patients = _patients(content.get("patients", {}), list(images), root / "labels.json")
     cases = [Case(name, path, paired.get(name), patients.get(name, "")) for name, path in images.items()]
     dataset = Dataset(

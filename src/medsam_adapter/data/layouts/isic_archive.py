@@ -148,7 +148,12 @@ def _class_values(root: Path, part: Part, table: ClassTable, cases: list[Case]) 
                 "is damaged", file=file, expected="a class in each row", found=",".join(row.values()),
                 hint="download it again",
             )  # fmt: skip
-        values[row[table.columns[0]]] = numbers[name]
+        case_id = row[table.columns[0]]
+        if values.setdefault(case_id, numbers[name]) != numbers[name]:
+            raise DataError(
+                "gives an image two classes", file=file, expected="one class for each image",
+                found=f"{case_id}: {table.names[values[case_id]]} and {name}", hint="download it again",
+            )  # fmt: skip
     lacking = [case.case_id for case in cases if case.case_id not in values]
     if lacking:
         raise DataError(

@@ -16,7 +16,7 @@ from ..safe_names import inside
 from ..sample import Case
 from .base import Dataset
 from .completeness import keep_usable
-from .files import image_files, read_json_object, some
+from .files import image_files, read_json_object, some, text_of
 from .info import LayoutInfo
 
 INFO = LayoutInfo(
@@ -154,7 +154,7 @@ def _msd_cases(root: Path, content: dict) -> list[Case]:
 
 
 def _nnunet_cases(root: Path, content: dict, channel: int) -> list[Case]:
-    folder, ending = root / "imagesTr", content.get("file_ending")
+    folder, ending = root / "imagesTr", text_of(content, "file_ending", root / "dataset.json")
     files = (
         [path for path in image_files(folder) if not ending or path.name.endswith(ending)] if folder.is_dir() else []
     )

@@ -60,11 +60,11 @@ def open_bcn20000(
             found=", ".join(columns) or "an empty file", hint="give the table as it was distributed, header included",
         )  # fmt: skip
     wanted = None if metadata is None else _bcn_images(root, metadata)
-    return PictureList(name, root, _entries(root, key, rows, wanted, is_one_hot), table, max_images)
+    return PictureList(name, root, _entries(root, key, rows, wanted, is_one_hot, table), table, max_images)
 
 
 def _entries(
-    root: Path, key: str, rows: Iterator[dict[str, str]], wanted: set[str] | None, is_one_hot: bool
+    root: Path, key: str, rows: Iterator[dict[str, str]], wanted: set[str] | None, is_one_hot: bool, table: Path
 ) -> Iterator[tuple[str, str | None]]:
     files = files_by_stem(root)
     for row in rows:
@@ -72,10 +72,20 @@ def _entries(
         if wanted is not None and image not in wanted:
             continue
         if is_one_hot:
-            label = next((column for column in ONE_HOT if float(row.get(column) or 0) > 0), None)
+            label = next((column for column in ONE_HOT if _is_one(row.get(column), column, table)), None)
         else:
             label = next((row[column] for column in ("diagnosis", *LEVELS) if row.get(column)), None)
         yield files.get(image, f"{image}.jpg"), label
+
+
+def _is_one(cell: str | None, column: str, table: Path) -> bool:
+    try:
+        return float(cell or 0) > 0
+    except ValueError:
+        raise DataError(
+            f"holds no number in the column {column}", file=table, expected="0 or 1", found=repr(cell)[:40],
+            hint="give the table as it was distributed",
+        ) from None  # fmt: skip
 
 
 def _bcn_images(root: Path, metadata: str) -> set[str]:

@@ -174,6 +174,11 @@ def test_no_classes_come_with_2018(tmp_path):
         ("image_id,melanoma\nISIC_0000000,0.0\n", "is damaged", "image_id,melanoma"),
         ("image_id,melanoma,seborrheic_keratosis\nISIC_0000000,1.0,1.0\n", "is damaged", "ISIC_0000000,1.0,1.0"),
         ("image_id,melanoma,seborrheic_keratosis\nISIC_0000000,maybe,0.0\n", "is damaged", "maybe"),
+        (
+            "image_id,melanoma,seborrheic_keratosis\nISIC_0000000,1.0,0.0\nISIC_0000000,0.0,0.0\n",
+            "two classes",
+            "ISIC_0000000: melanoma and nevus",
+        ),
     ],
 )
 def test_classes_that_are_not_there_or_damaged(tmp_path, content, problem, found):
