@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import zlib
 from collections.abc import Iterator
@@ -40,8 +41,7 @@ def read_picture(path: Path, *, keep_indices: bool = False) -> np.ndarray:
     """
     pages, num_bytes, limit = [], 0, ceiling_bytes()
     try:
-        # From an open file: one with a name is mapped into memory, and Pillow 12.3 then turns a TIFF wrongly.
-        with path.open("rb") as file, Image.open(file, formats=FORMATS) as picture:
+        with _opened(path) as file, Image.open(file, formats=FORMATS) as picture:
             for frame in _frames(picture):
                 num_bytes += _frame_bytes(frame)
                 refuse_bytes(path, num_bytes, limit)
@@ -77,6 +77,11 @@ def read_picture(path: Path, *, keep_indices: bool = False) -> np.ndarray:
             hint="save each page as a file of its own",
         )
     return np.stack(pages)
+
+
+def _opened(path: Path) -> contextlib.AbstractContextManager:
+    """An open file (a stream is one): what has a name is mapped into memory, and Pillow 12.3 then turns a TIFF wrongly."""
+    return path.open("rb") if isinstance(path, Path) else contextlib.nullcontext(path)
 
 
 def claimed_bytes(path: Path, limit: int) -> int:
