@@ -80,7 +80,7 @@ def read_picture(path: Path, *, keep_indices: bool = False) -> np.ndarray:
 
 
 def _opened(path: Path) -> contextlib.AbstractContextManager:
-    """An open file (a stream is one): what has a name is mapped into memory, and Pillow 12.3 then turns a TIFF wrongly."""
+    """An open file, if it is none: what has a name is mapped into memory, and Pillow 12.3 then turns a TIFF wrongly."""
     return path.open("rb") if isinstance(path, Path) else contextlib.nullcontext(path)
 
 
