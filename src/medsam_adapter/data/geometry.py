@@ -152,6 +152,10 @@ class Turn:
             out[..., target] = value if flip > 0 else self.shape_ijk[axis] - 1 - value
         return out
 
+    def slice_of(self, point_ijk) -> int:
+        """The slice of the source that a point (i, j, k) of the file lies on; between two slices, the nearer one."""
+        return int(round(float(self.points_to_source(point_ijk)[2])))
+
     def points_to_file(self, points_xyz) -> np.ndarray:
         """(..., 3) points (x, y, z) of the source to voxels (i, j, k) of the file."""
         points = np.asarray(points_xyz, np.float64)

@@ -368,7 +368,7 @@ class MSAPredictor:
 
 def _first_slice(encoded: Encoded, prompt: ObjectPrompt) -> int:
     """The slice of the source that a prompt starts on."""
-    return int(round(encoded.turn.points_to_source((prompt.points + [b[:3] for b in prompt.boxes])[0])[2]))
+    return encoded.turn.slice_of((prompt.points + [b[:3] for b in prompt.boxes])[0])
 
 
 def _alike(prompts: Sequence[ObjectPrompt]) -> list[list[int]]:

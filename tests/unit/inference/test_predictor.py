@@ -181,3 +181,15 @@ def test_sams_own_preprocessor_file_does_not_set_the_size(tiny_base, tmp_path):
     predictor = MSAPredictor.from_pretrained(folder, device="cpu")
     predictor.set_image(np.zeros((40, 64), np.uint8))
     assert predictor.predict(points=[(3, 4)]).shape == (40, 64)
+
+
+@pytest.mark.parametrize("z", [1.4, 1.6, 2.4, 3.7])
+@pytest.mark.parametrize("orientation", ["RAS", "LPI"], ids=["as in the file", "slices counted from the other end"])
+def test_a_click_and_a_box_between_two_slices_go_to_the_nearer_one(predictor, patient, orientation, z):
+    processor = MSAProcessor.from_model(predictor.model, intensity="percentile", orientation=orientation)
+    encoded = predictor.encode(patient, processor=processor)
+    for prompt in (ObjectPrompt([(3, 4, z)], [1]), ObjectPrompt(boxes=[(2, 1, z, 9, 8, z)])):
+        logits = predictor.predict_objects(encoded, [prompt], carry=False)[0]
+        assert [k for k in range(SHAPE_IJK[2]) if (logits[k] > -19).any()] == [round(z)]
+        slices = predictor.predict_slices(encoded, prompt)
+        assert list(slices) == [encoded.turn.points_to_source((0, 0, round(z)))[2]]

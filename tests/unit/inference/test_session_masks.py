@@ -12,8 +12,9 @@ from medsam_adapter.data.io import read_scan
 from medsam_adapter.errors import PromptError
 from medsam_adapter.inference.predictor import MSAPredictor
 from medsam_adapter.inference.prompted_slices import TextRules
+from medsam_adapter.inference.prompts_by_slice import by_slice
 from medsam_adapter.inference.session import Carried, Session, SessionObject
-from medsam_adapter.inference.session_masks import by_slice, correct, label_map, object_mask, session_processor
+from medsam_adapter.inference.session_masks import correct, label_map, object_mask, session_processor
 from medsam_adapter.processing_msa import MSAProcessor
 from medsam_adapter.prompts.types import ObjectPrompt
 
