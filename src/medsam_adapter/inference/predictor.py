@@ -20,11 +20,14 @@ from medsam_adapter.inference.processors import read_processor
 from medsam_adapter.inference.prompted_slices import (
     Encoded,
     TextRules,
+    correct_slices,
     decode_every_slice,
     decode_prompted_slices,
     foreground_clicks,
     mask_as_prompt,
+    source_mask,
 )
+from medsam_adapter.inference.prompts_by_slice import anchors_and_corrections, check_prompt
 from medsam_adapter.inference.slices import SliceEmbeddings
 from medsam_adapter.inference.source_grid import on_source_grid
 from medsam_adapter.inference.volume import CarryRules, anchors_only, carry_masks, keep_clicked
@@ -201,7 +204,8 @@ class MSAPredictor:
 
         Args:
             points: (x, y) in a picture, (x, y, z) in a volume: voxels (i, j, k) of the file.
-            labels: 1 object, 0 ground; all 1 by default.
+            labels: 1 object, 0 ground; all 1 by default. A slice with background clicks alone starts no mask: they
+                correct what is carried there, on that slice, and with `carry=False` it stays empty.
             boxes: (x0, y0, x1, y1) in a picture; (x0, y0, z0, x1, y1, z1) in a volume, on one slice.
             text: a sentence that names the object; alone, it is said of every slice.
             carry: in a volume, carry the mask to the other slices; otherwise only prompted slices get one.
@@ -294,6 +298,8 @@ class MSAPredictor:
     ) -> dict[int, np.ndarray]:
         """Masks of the slices that hold a click or a box, and of no other: what an interactive click costs.
 
+        Slices with background clicks alone are left out, unless the prompt has a sentence or `before` a mask there.
+
         Args:
             prompt: in the file frame.
             before: {slice of the source: (H, W) bool}, masks that the clicks on these slices correct.
@@ -311,8 +317,7 @@ class MSAPredictor:
                     raise no_text_prompts()
                 text = load_text_encoder(self.model.text_model)([prompt.text])[0]
             logits = self._decode_prompted(encoded, prompt, text, before or {})
-        to_source = encoded.letterbox.logits_to_source
-        return {z: to_source(torch.from_numpy(each)[None, None])[0, 0].numpy() > 0 for z, each in logits.items()}
+        return {z: source_mask(encoded, each) for z, each in logits.items()}
 
     def _decode_prompted(self, encoded, prompt, text, before) -> dict[int, np.ndarray]:
         side = 4 * encoded.embeddings.shape[-1]
@@ -328,21 +333,23 @@ class MSAPredictor:
             texts = load_text_encoder(self.model.text_model)([prompt.text for prompt in prompts])
             if prompts[0].is_text_alone:
                 return decode_every_slice(self.model, encoded.embeddings, texts, progress, should_stop, self.text_rules)
-        anchors = [
-            self._decode_prompted(encoded, prompt, None if texts is None else texts[i], before[i])
-            for i, prompt in enumerate(prompts)
-        ]
+        spoken = [None] * len(prompts) if texts is None else list(texts)
         if not carry:
+            anchors = [self._decode_prompted(encoded, *each) for each in zip(prompts, spoken, before, strict=True)]
             return anchors_only(anchors, len(encoded.embeddings))
+        anchors, corrections = [], []
+        for prompt, text, shown in zip(prompts, spoken, before, strict=True):
+            check_prompt(encoded.turn, prompt)
+            start, rest = anchors_and_corrections(encoded.turn, prompt, shown)
+            anchors.append(self._decode_prompted(encoded, start, text, shown))
+            corrections.append(rest)
         logits = carry_masks(self.model, encoded.embeddings, anchors, rules, progress, should_stop, texts)
         if encoded.is_picture:
             return logits
-        return np.stack(
-            [
-                keep_clicked(volume, foreground_clicks(encoded, prompt, volume.shape))
-                for volume, prompt in zip(logits, prompts, strict=True)
-            ]
-        )
+        for i, prompt in enumerate(prompts):
+            logits[i] = keep_clicked(logits[i], foreground_clicks(encoded, prompt, logits.shape[1:]))
+            correct_slices(self.model, encoded, logits[i], corrections[i], spoken[i])
+        return logits
 
     def _names(self, adapter: str | Sequence[str] | None) -> list[str]:
         if adapter is None:

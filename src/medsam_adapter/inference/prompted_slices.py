@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medsam_adapter.data.geometry import Letterbox, Turn
 from medsam_adapter.errors import PromptError
-from medsam_adapter.inference.prompts_by_slice import by_slice, check_prompt, starts_a_mask
+from medsam_adapter.inference.prompts_by_slice import by_slice, check_prompt, starts_a_mask, together
 from medsam_adapter.inference.slices import SliceEmbeddings
 from medsam_adapter.inference.volume import NOTHING
 from medsam_adapter.prompts.clicks import PADDING
@@ -68,6 +68,8 @@ def decode_prompted_slices(
 ) -> dict[int, np.ndarray]:
     """{slice of the source: logits (h, w)} for the slices of one object that hold a click or a box.
 
+    Slices with background clicks alone are left out, unless a sentence names the object or there is a mask to correct.
+
     Args:
         text: (W,), the embedding of the prompt's sentence, said beside each click and box.
         masks: {slice: logits (h, w)} of a mask that the clicks correct; there a background click is enough.
@@ -77,7 +79,9 @@ def decode_prompted_slices(
     """
     check_prompt(encoded.turn, prompt)
     slices, masks = by_slice(encoded.turn, prompt), masks or {}
-    if text is None and not any(z in masks or starts_a_mask(said) for z, said in slices.items()):
+    if text is None:
+        slices = {z: said for z, said in slices.items() if z in masks or starts_a_mask(said)}
+    if not slices:
         raise PromptError("only background clicks", expected="a foreground click or a box", found="none")
     out, device = {}, encoded.embeddings.device
     for z, said in slices.items():
@@ -93,6 +97,30 @@ def decode_prompted_slices(
         )
         out[z] = logits[0, 0, 0].float().cpu().numpy()
     return out
+
+
+def correct_slices(
+    model, encoded: Encoded, logits: np.ndarray, corrections: Mapping[int, ObjectPrompt], text: Tensor | None = None
+) -> None:
+    """Decode slices of a mask anew, in place, with what they show as mask prompt; one that shows nothing stays so.
+
+    Args:
+        logits: (D, h, w).
+        corrections: {slice of the source: clicks}.
+        text: as `decode_prompted_slices` takes it.
+    """
+    shown = {z: mask for z in corrections if (mask := source_mask(encoded, logits[z])).any()}
+    if not shown:
+        return
+    masks = {z: mask_as_prompt(mask, encoded.letterbox, logits.shape[-1]) for z, mask in shown.items()}
+    prompt = together({z: corrections[z] for z in shown})
+    for z, each in decode_prompted_slices(model, encoded, prompt, text, masks).items():
+        logits[z] = each
+
+
+def source_mask(encoded: Encoded, logits: np.ndarray) -> np.ndarray:
+    """The mask (H, W) bool of a source slice from logits (h, w)."""
+    return encoded.letterbox.logits_to_source(torch.from_numpy(logits)[None, None])[0, 0].numpy() > 0
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 
@@ -69,6 +69,21 @@ def together(slices: Mapping[int, ObjectPrompt], text: str = "") -> ObjectPrompt
 def starts_a_mask(said: ObjectPrompt) -> bool:
     """Whether the prompts of a slice say where the object is; background clicks alone say only where it is not."""
     return FOREGROUND in said.labels or bool(said.boxes)
+
+
+def anchors_and_corrections(
+    turn: Turn, prompt: ObjectPrompt, shown: Container[int] = ()
+) -> tuple[ObjectPrompt, dict[int, ObjectPrompt]]:
+    """What a mask is carried from, and {slice: background clicks} that correct what is carried there.
+
+    Args:
+        shown: slices with a mask already; clicks on them correct that one, which is carried then.
+
+    Where no slice starts a mask, all are carried from: the prompt's sentence may name the object.
+    """
+    slices = by_slice(turn, prompt)
+    anchors = {z: said for z, said in slices.items() if z in shown or starts_a_mask(said)} or slices
+    return together(anchors, prompt.text), {z: said for z, said in slices.items() if z not in anchors}
 
 
 def _boxed_slice(turn: Turn, box: Sequence[float]) -> int:

@@ -68,13 +68,17 @@ def correct(
     """A mask with the slices decoded anew whose prompts are others than those that were carried.
 
     Where the carried mask shows the object, the clicks correct it: it is the mask prompt, and a background click alone
-    is enough. Where they say nothing any more, the carried mask stays.
+    is enough; where it shows nothing, background clicks alone change nothing. Where they say nothing any more, the
+    carried mask stays.
 
     Args:
         mask: (D, H, W) bool in the file frame: what was carried; all False without.
 
     Returns:
         a new array.
+
+    Raises:
+        PromptError: prompts that do not fit the scan, or no others than background clicks with nothing to correct.
     """
     before = by_slice(encoded.turn, carried.prompt) if carried else {}
     changed = {z: said for z, said in by_slice(encoded.turn, prompt).items() if said != before.get(z)}
