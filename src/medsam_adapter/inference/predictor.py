@@ -23,14 +23,14 @@ from medsam_adapter.inference.prompted_slices import (
     correct_slices,
     decode_every_slice,
     decode_prompted_slices,
-    foreground_clicks,
     mask_as_prompt,
+    prompted_places,
     source_mask,
 )
 from medsam_adapter.inference.prompts_by_slice import anchors_and_corrections, check_prompt
 from medsam_adapter.inference.slices import SliceEmbeddings
 from medsam_adapter.inference.source_grid import on_source_grid
-from medsam_adapter.inference.volume import CarryRules, anchors_only, carry_masks, keep_clicked
+from medsam_adapter.inference.volume import CarryRules, anchors_only, carry_masks, keep_prompted
 from medsam_adapter.modeling_msa import HUB_ARGUMENTS, MSAModel
 from medsam_adapter.processing_msa import MSAProcessor
 from medsam_adapter.prompts.text import load_text_encoder
@@ -347,7 +347,7 @@ class MSAPredictor:
         if encoded.is_picture:
             return logits
         for i, prompt in enumerate(prompts):
-            logits[i] = keep_clicked(logits[i], foreground_clicks(encoded, prompt, logits.shape[1:]))
+            logits[i] = keep_prompted(logits[i], prompted_places(encoded, prompt, logits.shape[1:]))
             correct_slices(self.model, encoded, logits[i], corrections[i], spoken[i])
         return logits
 

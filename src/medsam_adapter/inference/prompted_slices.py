@@ -5,7 +5,7 @@ Shapes: D slices, n objects, h = w side of the decoder's masks, W width of a sen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from medsam_adapter.errors import PromptError
 from medsam_adapter.inference.prompts_by_slice import by_slice, check_prompt, starts_a_mask, together
 from medsam_adapter.inference.slices import SliceEmbeddings
 from medsam_adapter.inference.volume import NOTHING
-from medsam_adapter.prompts.clicks import PADDING
+from medsam_adapter.prompts.clicks import FOREGROUND, PADDING
 from medsam_adapter.prompts.decode import decode_masks
 from medsam_adapter.prompts.types import ObjectPrompt
 
@@ -160,16 +160,28 @@ def decode_every_slice(
     return out
 
 
-def foreground_clicks(encoded: Encoded, prompt: ObjectPrompt, shape: tuple[int, ...]) -> np.ndarray:
-    """(n, 3) foreground clicks (z, y, x) on the decoder's grid (D, h, w)."""
-    points = [p for p, label in zip(prompt.points, prompt.labels, strict=True) if label == 1]
-    if not points:
-        return np.zeros((0, 3), int)
-    xyz = encoded.turn.points_to_source(np.asarray(points, float))
-    scale = encoded.letterbox.image_size / shape[-1]
-    xy = (encoded.letterbox.points_to_model(xyz[:, :2]) + 0.5) / scale - 0.5
-    zyx = np.stack([xyz[:, 2], xy[:, 1], xy[:, 0]], 1).round().astype(int)
-    return np.clip(zyx, 0, np.array(shape) - 1)
+def prompted_places(encoded: Encoded, prompt: ObjectPrompt, shape: tuple[int, ...]) -> list[tuple[int | slice, ...]]:
+    """Where an object was said to be, as indices (z, y, x) on the decoder's grid (D, h, w): a foreground click's pixel,
+    and the pixels that a box encloses on its slice.
+    """
+
+    def on_grid(points: Sequence[Sequence[float]]) -> np.ndarray:
+        xyz = encoded.turn.points_to_source(points)
+        scale = encoded.letterbox.image_size / shape[-1]
+        xy = (encoded.letterbox.points_to_model(xyz[:, :2]) + 0.5) / scale - 0.5
+        zyx = np.stack([xyz[:, 2], xy[:, 1], xy[:, 0]], 1).round().astype(int)
+        return np.clip(zyx, 0, np.array(shape) - 1)
+
+    places: list[tuple[int | slice, ...]] = []
+    for point, label in zip(prompt.points, prompt.labels, strict=True):
+        if label == FOREGROUND:
+            z, y, x = on_grid([point])[0]
+            places.append((z, y, x))
+    for box in prompt.boxes:
+        corners = on_grid([box[:3], box[3:]])
+        (z, y0, x0), (_, y1, x1) = corners.min(0), corners.max(0)
+        places.append((z, slice(y0, y1 + 1), slice(x0, x1 + 1)))
+    return places
 
 
 def mask_as_prompt(mask: np.ndarray, letterbox: Letterbox, side: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from blobs import PERMUTED, RAS
+from blobs import LPS, PERMUTED, RAS
 from demo_setup import SHAPE_ZYX, adapted, centre_of, workspace, write_organ
 from medsam_adapter.data.geometry import Turn
 from medsam_adapter.data.io import read_scan
@@ -15,6 +15,7 @@ from medsam_adapter.inference.prompted_slices import TextRules
 from medsam_adapter.inference.prompts_by_slice import by_slice
 from medsam_adapter.inference.session import Carried, Session, SessionObject
 from medsam_adapter.inference.session_masks import correct, label_map, object_mask, session_processor
+from medsam_adapter.inference.volume import CarryRules
 from medsam_adapter.processing_msa import MSAProcessor
 from medsam_adapter.prompts.types import ObjectPrompt
 
@@ -234,6 +235,23 @@ def test_a_background_click_alone_on_its_slice_corrects_what_is_carried_there(sp
         np.testing.assert_array_equal(got, space.objects[0].mask)
         others = [z for z in range(SHAPE_ZYX[0]) if z != point[2]]
         np.testing.assert_array_equal(got[others], carried[others])
+
+
+@pytest.mark.parametrize("axes", [LPS, RAS], ids=["LPS", "RAS"])
+def test_each_of_two_boxes_keeps_its_part_of_the_mask(predictor, tmp_path, axes):
+    """Boxes on slices that lie apart; the walk ends at once, so that their masks do not touch."""
+    space = workspace(predictor)
+    space.open([write_organ(tmp_path / "organ.nii.gz", axes)])
+    encoded, stay = encoded_of(space), CarryRules(max_growth=0, slack_pixels=0)
+    apart = [(2, 2, 0, 12, 12, 0), (X - 6, Y - 6, 6, X + 6, Y + 6, 6)]
+    boxes = [tuple(encoded.turn.points_to_file(np.reshape(box, (2, 3))).ravel()) for box in apart]
+    both = encoded.turn.array_to_source(predictor.predict_objects(encoded, [ObjectPrompt(boxes=boxes)], rules=stay)[0])
+    for box, (x0, y0, z, x1, y1, _) in zip(boxes, apart, strict=True):
+        at = z, slice(y0 + 1, y1), slice(x0 + 1, x1)
+        alone = encoded.turn.array_to_source(predictor.predict_objects(encoded, [ObjectPrompt(boxes=[box])], False)[0])
+        assert (alone[at] > 0).any()
+        np.testing.assert_array_equal(both[at] > 0, alone[at] > 0)
+    space.close()
 
 
 def test_a_background_click_alone_on_its_slice_starts_no_mask(space, predictor):
