@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medsam_adapter.adapters.switching import active_adapters
+from medsam_adapter.adapters.switching import active_adapters, loaded_as
 from medsam_adapter.data.geometry import Letterbox
 from medsam_adapter.data.sample import Scan
 from medsam_adapter.errors import PromptError, no_text_prompts
@@ -60,7 +60,7 @@ class MSAPredictor:
         mask = predictor.predict(points=[(120, 88, 14)], adapter="amos22")
 
     The scan is encoded once for each adapter that is asked, prepared as that adapter's repo says, and never decoded by
-    another.
+    another, nor by one that has been loaded under its name since.
     """
 
     def __init__(
@@ -79,7 +79,8 @@ class MSAPredictor:
         self._scan: tuple[Any, str | None] | None = None
         self._encoded: dict[tuple[str, ...], Encoded] = {}
         self._own_adapters = active_adapters(model)  # those that `processor` and `store` are made for
-        self._processors: dict[str, MSAProcessor] = {}
+        self._own_loaded = loaded_as(model, self._own_adapters)
+        self._processors: dict[str, tuple[object, MSAProcessor]] = {}  # with what stood under the name
         self._lock = threading.RLock()
 
     @classmethod
@@ -105,18 +106,31 @@ class MSAPredictor:
     @property
     def encoded(self) -> Encoded | None:
         """The scan that was set as the active adapter sees it; None without one, or before that adapter was asked."""
-        return self._encoded.get(tuple(active_adapters(self.model)))
+        return self._encoded_by(active_adapters(self.model))
+
+    def _encoded_by(self, names: Sequence[str]) -> Encoded | None:
+        """The scan that was set, if these very adapters were asked before."""
+        encoded = self._encoded.get(tuple(names))
+        return None if encoded is None or encoded.embeddings.gone else encoded
 
     def processor_of(self, adapter: str | Sequence[str] | None = None) -> MSAProcessor:
         """The processor that goes with an adapter (the active one by default): its repo's, else `processor`."""
         names = self._names(adapter)
-        if not names or names[0] in self._own_adapters:
+        if not names or self._is_own(names[0]):
             return self.processor
-        if names[0] not in self._processors:
+        (now,) = loaded_as(self.model, names[:1])
+        before, processor = self._processors.get(names[0], (None, self.processor))
+        if before is None or before is not now:
             loaded = self.model.loaded_adapters.get(names[0])
             found = read_processor(loaded.source, self.model, **loaded.hub) if loaded and loaded.source else None
-            self._processors[names[0]] = found or self.processor
-        return self._processors[names[0]]
+            processor = found or self.processor
+            self._processors[names[0]] = now, processor
+        return processor
+
+    def _is_own(self, name: str) -> bool:
+        """Whether an adapter is one that `processor` and `store` are made for."""
+        own = dict(zip(self._own_adapters, self._own_loaded, strict=True))
+        return name in own and own[name] is loaded_as(self.model, [name])[0]
 
     @torch.no_grad()
     def encode(
@@ -152,7 +166,7 @@ class MSAPredictor:
                 lambda first, last: processor.slices_to_model(scale(source[first:last])),
                 chunk,
                 sees_neighbours=num_slices > 1,
-                store=self.store if names == self._own_adapters else None,
+                store=self.store if names == self._own_adapters and all(map(self._is_own, names)) else None,
                 lock=self._lock,
             )
         if is_picture or progress:
@@ -222,9 +236,9 @@ class MSAPredictor:
         if self._scan is None:
             raise PromptError("no scan is set", expected="set_image or set_volume first", found="nothing")
         names = self._names(adapter)
-        if tuple(names) not in self._encoded:
-            self._encoded[tuple(names)] = self.encode(*self._scan, adapter=names)
-        encoded = self._encoded[tuple(names)]
+        encoded = self._encoded_by(names)
+        if encoded is None:
+            encoded = self._encoded[tuple(names)] = self.encode(*self._scan, adapter=names)
         flat = encoded.is_picture
         clicks = [(*p, 0) if flat and len(p) == 2 else tuple(p) for p in points or []]
         corners = [(b[0], b[1], 0, b[2], b[3], 0) if flat and len(b) == 4 else tuple(b) for b in boxes or []]
@@ -284,6 +298,7 @@ class MSAPredictor:
 
     def _decode_objects(self, encoded, prompts, carry, rules, progress, should_stop, before=None) -> list[np.ndarray]:
         """For each object logits (D, h, w) at the decoder's resolution."""
+        encoded.embeddings.refuse_gone()
         with self._resting(encoded), self._answering(encoded.embeddings.adapters):
             logits: dict[int, np.ndarray] = {}
             for group in _alike(prompts):
@@ -310,6 +325,7 @@ class MSAPredictor:
         Raises:
             PromptError: no prompt, a prompt outside the scan, or background clicks with nothing to correct.
         """
+        encoded.embeddings.refuse_gone()
         with self._resting(encoded), self._answering(encoded.embeddings.adapters):
             text = None
             if prompt.text:
