@@ -6,7 +6,10 @@ It is an image processor of transformers (`preprocessor_config.json`), opened by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -19,7 +22,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from medsam_adapter.adapters.reading import damage_told
 from medsam_adapter.configuration_msa import MSAConfig
-from medsam_adapter.data.geometry import Letterbox, Turn, to_tensor
+from medsam_adapter.data.geometry import Letterbox, Turn, check_orientation, to_tensor
 from medsam_adapter.data.intensity import UnitScale, check_mode, unit_scale
 from medsam_adapter.data.sample import Scan
 from medsam_adapter.errors import DataError, PromptError, no_text_prompts
@@ -59,14 +62,43 @@ class MSAProcessor(BaseImageProcessor):
     ):
         kwargs.pop("processor_class", None), kwargs.pop("image_processor_type", None)
         super().__init__(**kwargs)
-        self.image_size = image_size
         if window_hu is not None and intensity is None:
             intensity = "window"
-        check_mode(intensity, window_hu)
-        self.intensity, self.orientation = intensity, orientation
-        self.window_hu = None if window_hu is None else [float(v) for v in window_hu]
-        self.image_mean, self.image_std = list(image_mean), list(image_std)
+        self.image_size, self.intensity, self.window_hu = image_size, intensity, window_hu
+        self.orientation, self.image_mean, self.image_std = orientation, image_mean, image_std
         self.text_model = text_model
+        self._check()
+
+    def _check(self) -> None:
+        """Take the settings as they will be used.
+
+        Raises:
+            DataError: one that cannot be.
+        """
+        check_mode(self.intensity, self.window_hu)
+        check_orientation(self.orientation)
+        size, mean, std = self.image_size, _three(self.image_mean), _three(self.image_std)
+        if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
+            raise DataError("the image size is not usable", expected="image_size, pixels above 0", found=repr(size))
+        if mean is None or std is None or min(std) <= 0:
+            raise DataError(
+                "the normalisation is not usable",
+                expected="image_mean of three numbers and image_std of three above 0",
+                found=f"{self.image_mean} and {self.image_std}",
+            )
+        self.window_hu = None if self.window_hu is None else [float(v) for v in self.window_hu]
+        self.image_size, self.image_mean, self.image_std = int(size), mean, std
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs):
+        """As in transformers, which sets some of `kwargs` after the constructor.
+
+        Raises:
+            DataError: values that cannot be.
+        """
+        made = super().from_dict(image_processor_dict, **kwargs)
+        (made[0] if isinstance(made, tuple) else made)._check()
+        return made
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs) -> MSAProcessor:
@@ -75,14 +107,8 @@ class MSAProcessor(BaseImageProcessor):
         Raises:
             CheckpointError: a preprocessor_config.json that cannot be read, or with values that cannot be.
         """
-        expected = "image_size above 0, image_mean and image_std of three numbers"
-        with damage_told(pretrained_model_name_or_path, "preprocessor_config.json", expected):
-            processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-            numbers = [*processor.image_mean, *processor.image_std]
-            is_right = len(processor.image_mean) == len(processor.image_std) == 3 and min(processor.image_std) > 0
-            if not is_right or not np.isfinite(numbers).all() or not int(processor.image_size) > 0:
-                raise ValueError(f"{processor.image_size}, {processor.image_mean}, {processor.image_std}")
-            return processor
+        with settings_told(pretrained_model_name_or_path):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def from_model(cls, model, **kwargs) -> MSAProcessor:
@@ -304,6 +330,17 @@ class MSAProcessor(BaseImageProcessor):
         return out
 
 
+@contextmanager
+def settings_told(name: str | Path) -> Iterator[None]:
+    """Makes a CheckpointError of settings that cannot be read, or cannot be, from a folder or Hub repo."""
+    expected = "image_size above 0, image_mean and image_std of three numbers, an intensity and axes that there are"
+    with damage_told(name, "preprocessor_config.json", expected):
+        try:
+            yield
+        except DataError as error:
+            raise ValueError(f"{error.problem}: {error.found}") from error
+
+
 def check_point(point: Sequence[float] | np.ndarray, shape: tuple[int, ...], is_volume: bool) -> None:
     """Raise a `PromptError` unless the point (x, y) or (x, y, z) lies in a (D, H, W) image."""
     wanted = 3 if is_volume else 2
@@ -333,6 +370,15 @@ def check_box(box: Sequence[float], shape: tuple[int, ...]) -> None:
             found=", ".join(f"{v:g}" for v in box),
             hint="boxes are x0, y0, x1, y1 in pixels, counted from 0; MSAPredictor takes boxes on one slice",
         )
+
+
+def _three(values: Any) -> list[float] | None:
+    """Three finite numbers; None for anything else."""
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError):
+        return None
+    return numbers if len(numbers) == 3 and np.isfinite(numbers).all() else None
 
 
 def _bad_shape(shape: tuple[int, ...], expected: str) -> DataError:

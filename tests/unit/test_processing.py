@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoProcessor
 
 from medsam_adapter.configuration_msa import MSAConfig
 from medsam_adapter.data.sample import Scan
-from medsam_adapter.errors import DataError, PromptError
+from medsam_adapter.errors import CheckpointError, DataError, PromptError
 from medsam_adapter.processing_msa import MSAProcessor
 
 SIZE = 64
@@ -189,6 +189,19 @@ def test_one_or_three_channels_are_taken(channels):
 def test_wrong_settings(values):
     with pytest.raises(DataError):
         processor(**values)
+
+
+@pytest.mark.parametrize("values", [{"orientation": 7}, {"image_std": [0, 0, 0]}, {"window_hu": [1, float("nan")]}])
+def test_wrong_settings_are_told_however_they_come(tmp_path, values):
+    """transformers sets some of them after the constructor."""
+    processor().save_pretrained(tmp_path)
+    with pytest.raises(DataError):
+        MSAProcessor.from_dict({"image_size": SIZE, **values})
+    with pytest.raises(DataError):
+        MSAProcessor.from_dict({"image_size": SIZE}, **values)
+    with pytest.raises(CheckpointError):
+        MSAProcessor.from_pretrained(tmp_path, **values)
+    assert MSAProcessor.from_pretrained(tmp_path, orientation="RAS").orientation == "RAS"
 
 
 def test_a_window_alone_is_a_mode():
