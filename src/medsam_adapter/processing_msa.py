@@ -139,8 +139,11 @@ class MSAProcessor(BaseImageProcessor):
             data = data[..., 0] if data.ndim == 4 and data.shape[3] == 1 else data
             if data.ndim != 3:
                 raise _bad_shape(data.shape, "a NIfTI image of three axes")
+            data = data.transpose(2, 1, 0)
+            if data.dtype.names:  # NIfTI's RGB24 and RGBA32 are records
+                data = np.stack([data[name] for name in "RGB"], axis=-1)
             x_mm, y_mm, z_mm = (float(size) for size in nib.affines.voxel_sizes(image.affine))
-            return Scan(data.transpose(2, 1, 0), (z_mm, y_mm, x_mm), np.asarray(image.affine))
+            return Scan(data, (z_mm, y_mm, x_mm), np.asarray(image.affine))
         array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
         is_colour = array.ndim >= 3 and array.shape[-1] == 3
         if array.ndim == 2:
@@ -151,6 +154,14 @@ class MSAProcessor(BaseImageProcessor):
                 expected="(H, W, 3) for a picture, or kind='volume'",
                 found=str(array.shape),
                 hint="transpose the picture to (H, W, 3), or pass kind='volume'",
+            )
+        if array.ndim == 3 and kind is None and array.shape[-1] in (1, 2, 4):
+            channels = array.shape[-1]
+            raise DataError(
+                f"an array of shape (H, W, {channels}) is either a picture with channels or a volume {channels} wide",
+                expected="(H, W) or (H, W, 3) for a picture, or kind='volume'",
+                found=str(array.shape),
+                hint=f"take array[..., {':3' if channels == 4 else '0'}] of the picture, or pass kind='volume'",
             )
         if array.ndim == 3 and kind != "volume" and is_colour:
             return Scan(array[None])
@@ -228,7 +239,7 @@ class MSAProcessor(BaseImageProcessor):
             images: one image or volume, or a list of them (all images, or all volumes).
             input_points: for each image a list of objects, each a list of points (x, y), for volumes (x, y, z), in
                 pixels of the source; a point outside the image is an error.
-            input_labels: for each image, for each object: 1 object, 0 ground; all 1 by default.
+            input_labels: one for each point: 1 object, 0 ground, -1 a point that only fills up; all 1 by default.
             input_boxes: for each image a list of boxes x0 y0 x1 y1, one for each object; in volumes on every slice.
             input_texts: for each image a list of sentences, one for each object; `["the spleen"]` for one image.
             kind: "image" or "volume" where a shape leaves it open.
@@ -238,6 +249,10 @@ class MSAProcessor(BaseImageProcessor):
             input_labels, filled up with label -1; input_boxes (B, P, 4) or (B, D, P, 4);
             input_texts (B, P, W), embeddings; original_sizes and reshaped_input_sizes (B, 2); slice_mask (B, D) for
             volumes.
+
+        Raises:
+            DataError: images that `to_scan` or `unit_scale` does not take, or both kinds in one batch.
+            PromptError: prompts outside their image, or labels that do not fit the points.
         """
         if return_tensors != "pt":
             raise DataError("only PyTorch tensors are made", expected='return_tensors="pt"', found=repr(return_tensors))
@@ -261,6 +276,8 @@ class MSAProcessor(BaseImageProcessor):
         else:
             data["pixel_values"] = torch.cat(pixels)
         depth = max(depths) if is_volume[0] else None
+        if input_points is None and input_labels is not None:
+            raise PromptError("there are labels without points", expected="input_points", found="input_labels alone")
         if input_points is not None:
             points, labels = self._points(input_points, input_labels, sources, boxes_of, depth)
             data["input_points"], data["input_labels"] = points, labels
@@ -279,6 +296,8 @@ class MSAProcessor(BaseImageProcessor):
         objects, most = max(len(p) for p in points), max((len(k) for p in points for k in p), default=0)
         if not most:
             raise PromptError("input_points holds no point", expected="[image][object][point]", found=str(points))
+        if labels is not None:
+            _check_labels(labels, points)
         lead = (len(points), objects) if depth is None else (len(points), depth, objects)
         out = np.zeros((*lead, most, 2), np.float32)
         out_labels = np.full((*lead, most), PADDING, np.int64)
@@ -310,7 +329,12 @@ class MSAProcessor(BaseImageProcessor):
     # -- masks ---------------------------------------------------------------------------------------------------------
 
     def post_process_masks(
-        self, masks: Tensor, original_sizes, reshaped_input_sizes=None, binarize: bool = True
+        self,
+        masks: Tensor,
+        original_sizes,
+        reshaped_input_sizes=None,
+        binarize: bool = True,
+        slice_mask: Tensor | None = None,
     ) -> list[Tensor]:
         """Masks on the source grid.
 
@@ -318,10 +342,14 @@ class MSAProcessor(BaseImageProcessor):
             masks: (B, P, M, h, w) or (B, D, P, M, h, w), logits of the model.
             original_sizes: (B, 2), heights and widths of the sources.
             binarize: bool masks at logit 0; otherwise logits.
+            slice_mask: (B, D) of the batch, which says how many slices each volume has.
 
         Returns:
-            for each image (P, M, H, W), for each volume (D, P, M, H, W).
+            for each image (P, M, H, W), for each volume (D, P, M, H, W); D is the volume's own with `slice_mask`, else
+            that of the deepest in the batch, to which the others were filled up.
         """
+        if slice_mask is not None:
+            masks = [logits[: int(own.sum())] for logits, own in zip(masks, slice_mask, strict=True)]
         out = []
         for logits, size in zip(masks, torch.as_tensor(original_sizes).tolist(), strict=True):
             resized = Letterbox(tuple(size), self.image_size).logits_to_source(logits.flatten(0, -4).float())
@@ -390,6 +418,24 @@ def _bad_shape(shape: tuple[int, ...], expected: str) -> DataError:
 def _same_length(name: str, given: Sequence, sources: list) -> None:
     if len(given) != len(sources):
         raise PromptError(f"{name} has one entry for each image", expected=str(len(sources)), found=str(len(given)))
+
+
+def _check_labels(labels: Sequence, points: Sequence) -> None:
+    """Raise a `PromptError` unless each point has one label, and that is a label."""
+
+    def counts(nested: Sequence) -> list[list[int]]:
+        return [[len(of_object) for of_object in of_image] for of_image in nested]
+
+    try:
+        is_alike = counts(labels) == counts(points)
+    except TypeError:  # not nested so deep
+        is_alike = False
+    if not is_alike:
+        raise PromptError("each point has one label", expected="input_labels nested as input_points", found=str(labels))
+    if any(label not in (1, 0, PADDING) for image in labels for of_object in image for label in of_object):
+        raise PromptError(
+            "a point has an unknown label", expected="1 (object), 0 (ground) or -1 (no point)", found=str(labels)
+        )
 
 
 def _fill_up(slices: Tensor, depth: int) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 from medsam_adapter.data.geometry import Turn
 from medsam_adapter.errors import PromptError
 from medsam_adapter.processing_msa import check_point
-from medsam_adapter.prompts.clicks import FOREGROUND
+from medsam_adapter.prompts.clicks import BACKGROUND, FOREGROUND
 from medsam_adapter.prompts.types import ObjectPrompt
 
 
@@ -17,7 +17,8 @@ def check_prompt(turn: Turn, prompt: ObjectPrompt) -> None:
     """Whether points and boxes can be asked of a scan. It is told in the file frame: errors speak of the given numbers.
 
     Raises:
-        PromptError: neither point nor box, one outside the scan, a point without a label, or two boxes on one slice.
+        PromptError: neither point nor box, one outside the scan, a point without a label or with an
+            unknown one, or two boxes on one slice.
     """
     if not prompt.points and not prompt.boxes:
         raise PromptError("there is no prompt", expected="a point or a box", found="none", hint="click into the object")
@@ -26,6 +27,8 @@ def check_prompt(turn: Turn, prompt: ObjectPrompt) -> None:
             "each point has one label", expected=f"{len(prompt.points)} labels", found=str(len(prompt.labels)),
             hint="1 is the object, 0 the ground",
         )  # fmt: skip
+    if any(label not in (FOREGROUND, BACKGROUND) for label in prompt.labels):
+        raise PromptError("a point has an unknown label", expected="1 (object) or 0 (ground)", found=str(prompt.labels))
     for point in prompt.points:
         if len(point) != 3:
             raise PromptError(
