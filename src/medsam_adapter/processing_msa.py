@@ -6,7 +6,10 @@ It is an image processor of transformers (`preprocessor_config.json`), opened by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -19,7 +22,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from medsam_adapter.adapters.reading import damage_told
 from medsam_adapter.configuration_msa import MSAConfig
-from medsam_adapter.data.geometry import Letterbox, Turn, to_tensor
+from medsam_adapter.data.geometry import Letterbox, Turn, check_orientation, to_tensor
 from medsam_adapter.data.intensity import UnitScale, check_mode, unit_scale
 from medsam_adapter.data.sample import Scan
 from medsam_adapter.errors import DataError, PromptError, no_text_prompts
@@ -59,14 +62,43 @@ class MSAProcessor(BaseImageProcessor):
     ):
         kwargs.pop("processor_class", None), kwargs.pop("image_processor_type", None)
         super().__init__(**kwargs)
-        self.image_size = image_size
         if window_hu is not None and intensity is None:
             intensity = "window"
-        check_mode(intensity, window_hu)
-        self.intensity, self.orientation = intensity, orientation
-        self.window_hu = None if window_hu is None else [float(v) for v in window_hu]
-        self.image_mean, self.image_std = list(image_mean), list(image_std)
+        self.image_size, self.intensity, self.window_hu = image_size, intensity, window_hu
+        self.orientation, self.image_mean, self.image_std = orientation, image_mean, image_std
         self.text_model = text_model
+        self._check()
+
+    def _check(self) -> None:
+        """Take the settings as they will be used.
+
+        Raises:
+            DataError: one that cannot be.
+        """
+        check_mode(self.intensity, self.window_hu)
+        check_orientation(self.orientation)
+        size, mean, std = self.image_size, _three(self.image_mean), _three(self.image_std)
+        if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
+            raise DataError("the image size is not usable", expected="image_size, pixels above 0", found=repr(size))
+        if mean is None or std is None or min(std) <= 0:
+            raise DataError(
+                "the normalisation is not usable",
+                expected="image_mean of three numbers and image_std of three above 0",
+                found=f"{self.image_mean} and {self.image_std}",
+            )
+        self.window_hu = None if self.window_hu is None else [float(v) for v in self.window_hu]
+        self.image_size, self.image_mean, self.image_std = int(size), mean, std
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs):
+        """As in transformers, which sets some of `kwargs` after the constructor.
+
+        Raises:
+            DataError: values that cannot be.
+        """
+        made = super().from_dict(image_processor_dict, **kwargs)
+        (made[0] if isinstance(made, tuple) else made)._check()
+        return made
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs) -> MSAProcessor:
@@ -75,14 +107,8 @@ class MSAProcessor(BaseImageProcessor):
         Raises:
             CheckpointError: a preprocessor_config.json that cannot be read, or with values that cannot be.
         """
-        expected = "image_size above 0, image_mean and image_std of three numbers"
-        with damage_told(pretrained_model_name_or_path, "preprocessor_config.json", expected):
-            processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-            numbers = [*processor.image_mean, *processor.image_std]
-            is_right = len(processor.image_mean) == len(processor.image_std) == 3 and min(processor.image_std) > 0
-            if not is_right or not np.isfinite(numbers).all() or not int(processor.image_size) > 0:
-                raise ValueError(f"{processor.image_size}, {processor.image_mean}, {processor.image_std}")
-            return processor
+        with settings_told(pretrained_model_name_or_path):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def from_model(cls, model, **kwargs) -> MSAProcessor:
@@ -113,8 +139,11 @@ class MSAProcessor(BaseImageProcessor):
             data = data[..., 0] if data.ndim == 4 and data.shape[3] == 1 else data
             if data.ndim != 3:
                 raise _bad_shape(data.shape, "a NIfTI image of three axes")
+            data = data.transpose(2, 1, 0)
+            if data.dtype.names:  # NIfTI's RGB24 and RGBA32 are records
+                data = np.stack([data[name] for name in "RGB"], axis=-1)
             x_mm, y_mm, z_mm = (float(size) for size in nib.affines.voxel_sizes(image.affine))
-            return Scan(data.transpose(2, 1, 0), (z_mm, y_mm, x_mm), np.asarray(image.affine))
+            return Scan(data, (z_mm, y_mm, x_mm), np.asarray(image.affine))
         array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
         is_colour = array.ndim >= 3 and array.shape[-1] == 3
         if array.ndim == 2:
@@ -125,6 +154,14 @@ class MSAProcessor(BaseImageProcessor):
                 expected="(H, W, 3) for a picture, or kind='volume'",
                 found=str(array.shape),
                 hint="transpose the picture to (H, W, 3), or pass kind='volume'",
+            )
+        if array.ndim == 3 and kind is None and array.shape[-1] in (1, 2, 4):
+            channels = array.shape[-1]
+            raise DataError(
+                f"an array of shape (H, W, {channels}) is either a picture with channels or a volume {channels} wide",
+                expected="(H, W) or (H, W, 3) for a picture, or kind='volume'",
+                found=str(array.shape),
+                hint=f"take array[..., {':3' if channels == 4 else '0'}] of the picture, or pass kind='volume'",
             )
         if array.ndim == 3 and kind != "volume" and is_colour:
             return Scan(array[None])
@@ -202,7 +239,7 @@ class MSAProcessor(BaseImageProcessor):
             images: one image or volume, or a list of them (all images, or all volumes).
             input_points: for each image a list of objects, each a list of points (x, y), for volumes (x, y, z), in
                 pixels of the source; a point outside the image is an error.
-            input_labels: for each image, for each object: 1 object, 0 ground; all 1 by default.
+            input_labels: one for each point: 1 object, 0 ground, -1 a point that only fills up; all 1 by default.
             input_boxes: for each image a list of boxes x0 y0 x1 y1, one for each object; in volumes on every slice.
             input_texts: for each image a list of sentences, one for each object; `["the spleen"]` for one image.
             kind: "image" or "volume" where a shape leaves it open.
@@ -212,6 +249,10 @@ class MSAProcessor(BaseImageProcessor):
             input_labels, filled up with label -1; input_boxes (B, P, 4) or (B, D, P, 4);
             input_texts (B, P, W), embeddings; original_sizes and reshaped_input_sizes (B, 2); slice_mask (B, D) for
             volumes.
+
+        Raises:
+            DataError: images that `to_scan` or `unit_scale` does not take, or both kinds in one batch.
+            PromptError: prompts outside their image, or labels that do not fit the points.
         """
         if return_tensors != "pt":
             raise DataError("only PyTorch tensors are made", expected='return_tensors="pt"', found=repr(return_tensors))
@@ -235,6 +276,8 @@ class MSAProcessor(BaseImageProcessor):
         else:
             data["pixel_values"] = torch.cat(pixels)
         depth = max(depths) if is_volume[0] else None
+        if input_points is None and input_labels is not None:
+            raise PromptError("there are labels without points", expected="input_points", found="input_labels alone")
         if input_points is not None:
             points, labels = self._points(input_points, input_labels, sources, boxes_of, depth)
             data["input_points"], data["input_labels"] = points, labels
@@ -253,6 +296,8 @@ class MSAProcessor(BaseImageProcessor):
         objects, most = max(len(p) for p in points), max((len(k) for p in points for k in p), default=0)
         if not most:
             raise PromptError("input_points holds no point", expected="[image][object][point]", found=str(points))
+        if labels is not None:
+            _check_labels(labels, points)
         lead = (len(points), objects) if depth is None else (len(points), depth, objects)
         out = np.zeros((*lead, most, 2), np.float32)
         out_labels = np.full((*lead, most), PADDING, np.int64)
@@ -284,7 +329,12 @@ class MSAProcessor(BaseImageProcessor):
     # -- masks ---------------------------------------------------------------------------------------------------------
 
     def post_process_masks(
-        self, masks: Tensor, original_sizes, reshaped_input_sizes=None, binarize: bool = True
+        self,
+        masks: Tensor,
+        original_sizes,
+        reshaped_input_sizes=None,
+        binarize: bool = True,
+        slice_mask: Tensor | None = None,
     ) -> list[Tensor]:
         """Masks on the source grid.
 
@@ -292,16 +342,31 @@ class MSAProcessor(BaseImageProcessor):
             masks: (B, P, M, h, w) or (B, D, P, M, h, w), logits of the model.
             original_sizes: (B, 2), heights and widths of the sources.
             binarize: bool masks at logit 0; otherwise logits.
+            slice_mask: (B, D) of the batch, which says how many slices each volume has.
 
         Returns:
-            for each image (P, M, H, W), for each volume (D, P, M, H, W).
+            for each image (P, M, H, W), for each volume (D, P, M, H, W); D is the volume's own with `slice_mask`, else
+            that of the deepest in the batch, to which the others were filled up.
         """
+        if slice_mask is not None:
+            masks = [logits[: int(own.sum())] for logits, own in zip(masks, slice_mask, strict=True)]
         out = []
         for logits, size in zip(masks, torch.as_tensor(original_sizes).tolist(), strict=True):
             resized = Letterbox(tuple(size), self.image_size).logits_to_source(logits.flatten(0, -4).float())
             resized = resized.unflatten(0, logits.shape[:-3])
             out.append(resized > 0 if binarize else resized)
         return out
+
+
+@contextmanager
+def settings_told(name: str | Path) -> Iterator[None]:
+    """Makes a CheckpointError of settings that cannot be read, or cannot be, from a folder or Hub repo."""
+    expected = "image_size above 0, image_mean and image_std of three numbers, an intensity and axes that there are"
+    with damage_told(name, "preprocessor_config.json", expected):
+        try:
+            yield
+        except DataError as error:
+            raise ValueError(f"{error.problem}: {error.found}") from error
 
 
 def check_point(point: Sequence[float] | np.ndarray, shape: tuple[int, ...], is_volume: bool) -> None:
@@ -335,6 +400,15 @@ def check_box(box: Sequence[float], shape: tuple[int, ...]) -> None:
         )
 
 
+def _three(values: Any) -> list[float] | None:
+    """Three finite numbers; None for anything else."""
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError):
+        return None
+    return numbers if len(numbers) == 3 and np.isfinite(numbers).all() else None
+
+
 def _bad_shape(shape: tuple[int, ...], expected: str) -> DataError:
     return DataError(
         "this is no image or volume", expected=expected, found=f"shape {tuple(shape)}", hint="check the axes"
@@ -344,6 +418,24 @@ def _bad_shape(shape: tuple[int, ...], expected: str) -> DataError:
 def _same_length(name: str, given: Sequence, sources: list) -> None:
     if len(given) != len(sources):
         raise PromptError(f"{name} has one entry for each image", expected=str(len(sources)), found=str(len(given)))
+
+
+def _check_labels(labels: Sequence, points: Sequence) -> None:
+    """Raise a `PromptError` unless each point has one label, and that is a label."""
+
+    def counts(nested: Sequence) -> list[list[int]]:
+        return [[len(of_object) for of_object in of_image] for of_image in nested]
+
+    try:
+        is_alike = counts(labels) == counts(points)
+    except TypeError:  # not nested so deep
+        is_alike = False
+    if not is_alike:
+        raise PromptError("each point has one label", expected="input_labels nested as input_points", found=str(labels))
+    if any(label not in (1, 0, PADDING) for image in labels for of_object in image for label in of_object):
+        raise PromptError(
+            "a point has an unknown label", expected="1 (object), 0 (ground) or -1 (no point)", found=str(labels)
+        )
 
 
 def _fill_up(slices: Tensor, depth: int) -> Tensor:

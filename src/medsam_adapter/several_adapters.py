@@ -157,6 +157,12 @@ class SeveralAdapters(_Model):
         super().add_adapter(adapter_config, adapter_name)
         self.set_adapter(adapter_name or "default", is_trainable=True)
 
+    def delete_adapter(self, adapter_names: list[str] | str) -> None:
+        """Remove adapters, and what is known of them."""
+        super().delete_adapter(adapter_names)
+        for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
+            self.loaded_adapters.pop(name, None)
+
     def set_adapter(self, adapter_name: str | Sequence[str], is_trainable: bool | None = None) -> None:
         """Make adapters the active ones: one by name, or several, which add up.
 

@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoProcessor
 
 from medsam_adapter.configuration_msa import MSAConfig
 from medsam_adapter.data.sample import Scan
-from medsam_adapter.errors import DataError, PromptError
+from medsam_adapter.errors import CheckpointError, DataError, PromptError
 from medsam_adapter.processing_msa import MSAProcessor
 
 SIZE = 64
@@ -96,6 +96,29 @@ def test_kind_settles_what_the_shape_leaves_open():
     assert processor()(grey(20, 40, 3), kind="volume")["pixel_values"].shape == (1, 20, 3, SIZE, SIZE)
     assert processor()(grey(20, 40, 3))["original_sizes"].tolist() == [[20, 40]]
     assert processor()(grey(40, 64), kind="volume")["pixel_values"].shape == (1, 1, 3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_a_last_axis_as_short_as_channels_is_asked_about(channels):
+    with pytest.raises(DataError, match="either a picture") as caught:
+        processor()(grey(50, 60, channels))
+    assert "kind='volume'" in caught.value.expected
+    out = processor()(grey(50, 60, channels), kind="volume")
+    assert out["pixel_values"].shape == (1, 50, 3, SIZE, SIZE)
+    with pytest.raises(DataError, match="kind='image'"):
+        processor()(grey(50, 60, channels), kind="image")
+
+
+@pytest.mark.parametrize("names", ["RGB", "RGBA"])
+def test_nibabel_images_in_colour_are_taken(names):
+    data = np.zeros((7, 6, 5), [(name, "u1") for name in names])
+    for number, name in enumerate("RGB"):
+        data[name] = grey(7, 6, 5) // (number + 1)
+    got = processor(orientation="file").to_scan(nib.Nifti1Image(data, np.eye(4)))
+    assert got.array.shape == (5, 6, 7, 3)
+    for number, name in enumerate("RGB"):
+        np.testing.assert_array_equal(got.array[..., number], data[name].transpose(2, 1, 0))
+    assert processor()(nib.Nifti1Image(data, np.eye(4)))["pixel_values"].shape == (1, 5, 3, SIZE, SIZE)
 
 
 def nifti(data: np.ndarray, codes: str = "RAS") -> nib.Nifti1Image:
@@ -191,6 +214,19 @@ def test_wrong_settings(values):
         processor(**values)
 
 
+@pytest.mark.parametrize("values", [{"orientation": 7}, {"image_std": [0, 0, 0]}, {"window_hu": [1, float("nan")]}])
+def test_wrong_settings_are_told_however_they_come(tmp_path, values):
+    """transformers sets some of them after the constructor."""
+    processor().save_pretrained(tmp_path)
+    with pytest.raises(DataError):
+        MSAProcessor.from_dict({"image_size": SIZE, **values})
+    with pytest.raises(DataError):
+        MSAProcessor.from_dict({"image_size": SIZE}, **values)
+    with pytest.raises(CheckpointError):
+        MSAProcessor.from_pretrained(tmp_path, **values)
+    assert MSAProcessor.from_pretrained(tmp_path, orientation="RAS").orientation == "RAS"
+
+
 def test_a_window_alone_is_a_mode():
     assert processor(window_hu=(0, 10)).intensity == "window"
 
@@ -219,6 +255,28 @@ def test_points_of_different_number_are_filled_up():
     assert out["input_points"].shape == (2, 2, 2, 2)
     assert out["input_labels"].tolist() == [[[1, 0], [1, -1]], [[0, -1], [-1, -1]]]
     assert out["input_points"][0, 0].tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[], [[]], [[[1]]], [[[1, 0, 1]]], [[[1, 0], [1, 0]]], [[[7, 1]]], [[[1, 0.5]]], [[[1, "0"]]], [[1, 0]]],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("shape", [(50, 60), (5, 50, 60)])
+def test_labels_that_do_not_fit_the_points_are_refused(shape, labels):
+    points = [[[(1, 2, 3)[: len(shape)], (3, 4, 1)[: len(shape)]]]]
+    with pytest.raises(PromptError, match="label"):
+        processor()(grey(*shape), input_points=points, input_labels=labels)
+
+
+def test_labels_without_points_are_refused():
+    with pytest.raises(PromptError, match="label"):
+        processor()(grey(50, 60), input_labels=[[[1]]])
+
+
+def test_points_that_are_filled_up_already_are_taken():
+    given = {"input_points": torch.tensor([[[[1, 2], [0, 0]]]]), "input_labels": torch.tensor([[[1, -1]]])}
+    assert processor()(grey(50, 60), **given)["input_labels"].tolist() == [[[1, -1]]]
 
 
 def test_points_of_volumes_stand_on_their_slice():
@@ -299,6 +357,15 @@ def test_masks_have_the_sources_sizes():
     volumes = processor().post_process_masks(torch.randn(2, 5, 3, 1, 32, 32), torch.tensor(sizes), binarize=False)
     assert [tuple(m.shape) for m in volumes] == [(5, 3, 1, 40, 64), (5, 3, 1, 77, 30)]
     assert volumes[0].dtype == torch.float32
+
+
+def test_masks_of_a_batch_have_each_volumes_depth():
+    batch = processor()([grey(5, 40, 64), grey(9, 40, 64)])
+    masks = torch.randn(2, 9, 1, 1, 16, 16)
+    got = processor().post_process_masks(masks, batch["original_sizes"], slice_mask=batch["slice_mask"])
+    assert [tuple(each.shape) for each in got] == [(5, 1, 1, 40, 64), (9, 1, 1, 40, 64)]
+    whole = processor().post_process_masks(masks, batch["original_sizes"])
+    assert len(whole[0]) == 9 and torch.equal(whole[0][:5], got[0])
 
 
 def test_a_mask_returns_to_its_place():

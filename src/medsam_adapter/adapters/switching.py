@@ -52,6 +52,13 @@ def active_adapters(model: nn.Module, even_if_off: bool = False) -> list[str]:
     return sorted({name for layer in layers for name in set(layer.active_adapters) & names_in(layer)})
 
 
+def loaded_as(model: nn.Module, names: Sequence[str]) -> list[object]:
+    """What now stands under these names, to be compared with `is`: their PEFT configs, of which each loading makes a
+    new one; None under a name that is not there."""
+    configs = getattr(model, "peft_config", {})
+    return [configs.get(name) for name in names]
+
+
 def switch_to(layers: Sequence[AdapterLayer], names: Sequence[str]) -> None:
     """Let the adapters of these names answer, and no other; without a name the plain SAM. What is trained stays."""
     for layer in layers:

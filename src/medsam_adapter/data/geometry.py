@@ -101,17 +101,7 @@ class Turn:
         Raises:
             DataError: if the codes do not name three axes, or the affine is singular.
         """
-        try:
-            wanted = nib.orientations.axcodes2ornt(tuple(codes.upper()))
-            if len(codes) != 3 or len(set(wanted[:, 0])) != 3:
-                raise ValueError(codes)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{codes!r} is not an orientation",
-                expected='three of L/R, P/A, S/I, such as "LPS"',
-                found=repr(codes),
-                hint='"LPS" gives axial, "LIP" coronal, "PIL" sagittal slices',
-            ) from error
+        wanted = _axes_of(codes)
         have = nib.io_orientation(affine)
         if np.isnan(have).any():
             raise DataError("the affine is singular", expected="three independent axes", found=np.array2string(affine))
@@ -152,6 +142,10 @@ class Turn:
             out[..., target] = value if flip > 0 else self.shape_ijk[axis] - 1 - value
         return out
 
+    def slice_of(self, point_ijk) -> int:
+        """The slice of the source that a point (i, j, k) of the file lies on; between two slices, the nearer one."""
+        return int(round(float(self.points_to_source(point_ijk)[2])))
+
     def points_to_file(self, points_xyz) -> np.ndarray:
         """(..., 3) points (x, y, z) of the source to voxels (i, j, k) of the file."""
         points = np.asarray(points_xyz, np.float64)
@@ -166,6 +160,28 @@ class Turn:
         for axis, (target, flip) in enumerate(self.orientation):
             inverse[target] = axis, flip
         return inverse
+
+
+def check_orientation(codes: str | None) -> None:
+    """Raise a `DataError` unless this is None, "file" or the codes of three axes."""
+    if codes is not None and codes != "file":
+        _axes_of(codes)
+
+
+def _axes_of(codes: str) -> np.ndarray:
+    """(3, 2) nibabel orientation of the axes that point to these sides."""
+    try:
+        wanted = nib.orientations.axcodes2ornt(tuple(codes.upper()))
+        if len(codes) != 3 or len(set(wanted[:, 0])) != 3:
+            raise ValueError(codes)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{codes!r} is not an orientation",
+            expected='three of L/R, P/A, S/I, such as "LPS"',
+            found=repr(codes),
+            hint='"LPS" gives axial, "LIP" coronal, "PIL" sagittal slices',
+        ) from error
+    return wanted
 
 
 def to_tensor(array: np.ndarray) -> Tensor:

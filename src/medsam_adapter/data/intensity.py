@@ -46,11 +46,19 @@ class UnitScale:
 
 
 def check_mode(mode: str | None, window: Sequence[float] | None) -> None:
-    """Raise a `DataError` for a mode that does not exist or a window that is missing or empty."""
+    """Raise a `DataError` for a mode that does not exist, or a window that is missing, empty or not of two numbers."""
     if mode is not None and mode not in MODES:
         raise DataError(f"unknown intensity mode {mode!r}", expected=", ".join(MODES), found=repr(mode))
-    if mode == "window" and (window is None or len(window) != 2 or not window[0] < window[1]):
+    if (mode == "window" or window is not None) and not _is_window(window):
         raise DataError("the intensity window is not usable", expected="window_hu=[low, high]", found=str(window))
+
+
+def _is_window(window: Sequence[float] | None) -> bool:
+    try:
+        low, high = window or ()
+        return bool(np.isfinite([low, high]).all() and low < high)
+    except (TypeError, ValueError):
+        return False
 
 
 def to_unit(array: np.ndarray, mode: str | None, window_hu: Sequence[float] | None = None) -> np.ndarray:

@@ -29,6 +29,8 @@ class Encodings:
         names = self._models.names(choice)
         processor = session_processor(self._models.predictor, names, thing)
         key = names, processor.intensity, tuple(processor.window_hu or ())
+        if key in self._kept and self._kept[key].embeddings.gone:  # another adapter has been loaded under its name
+            self._kept.pop(key).embeddings.close()
         if key not in self._kept:
             while len(self._kept) >= _MAX_KEPT:
                 self._kept.pop(next(iter(self._kept))).embeddings.close()

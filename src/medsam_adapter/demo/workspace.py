@@ -24,9 +24,9 @@ from medsam_adapter.demo.uploads import Limits, read_upload
 from medsam_adapter.demo.windows import PRESETS, likely_modality, window_of
 from medsam_adapter.errors import DataError, PromptError, no_text_prompts
 from medsam_adapter.inference.prompted_slices import Encoded
+from medsam_adapter.inference.prompts_by_slice import by_slice
 from medsam_adapter.inference.session import Session, SessionObject
 from medsam_adapter.inference.session_masks import (
-    by_slice,
     carry,
     correct,
     label_map,
@@ -164,7 +164,7 @@ class Workspace:
             shown = self._slicing_plane(encoded)
             if shown is not None:
                 middle = np.array(shown.to_file(0, 0, self.at[shown.name]))
-            near = int(round(encoded.turn.points_to_source(np.array(middle, float))[2]))
+            near = encoded.turn.slice_of(middle)
             encoded.embeddings.encode_rest_in_background(near)
             return encoded.embeddings.num_encoded, len(encoded.embeddings)
 
@@ -232,8 +232,8 @@ class Workspace:
 
             def add(prompt: ObjectPrompt) -> None:
                 turn = self.encoded(self._with_intensity(self.objects[self.active].thing)).turn
-                here = turn.points_to_source(box[:3])[2]
-                prompt.boxes = [old for old in prompt.boxes if turn.points_to_source(old[:3])[2] != here] + [box]
+                here = turn.slice_of(box[:3])
+                prompt.boxes = [old for old in prompt.boxes if turn.slice_of(old[:3]) != here] + [box]
 
             self._ask(add)
             self.go_to_voxel(np.reshape(box, (2, 3)).mean(0), but)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medsam_adapter.adapters.switching import active_adapters
+from medsam_adapter.adapters.switching import active_adapters, loaded_as
 from medsam_adapter.data.geometry import Letterbox
 from medsam_adapter.data.sample import Scan
 from medsam_adapter.errors import PromptError, no_text_prompts
@@ -20,14 +20,17 @@ from medsam_adapter.inference.processors import read_processor
 from medsam_adapter.inference.prompted_slices import (
     Encoded,
     TextRules,
+    correct_slices,
     decode_every_slice,
     decode_prompted_slices,
-    foreground_clicks,
     mask_as_prompt,
+    prompted_places,
+    source_mask,
 )
+from medsam_adapter.inference.prompts_by_slice import anchors_and_corrections, check_prompt
 from medsam_adapter.inference.slices import SliceEmbeddings
 from medsam_adapter.inference.source_grid import on_source_grid
-from medsam_adapter.inference.volume import CarryRules, anchors_only, carry_masks, keep_clicked
+from medsam_adapter.inference.volume import CarryRules, anchors_only, carry_masks, keep_prompted
 from medsam_adapter.modeling_msa import HUB_ARGUMENTS, MSAModel
 from medsam_adapter.processing_msa import MSAProcessor
 from medsam_adapter.prompts.text import load_text_encoder
@@ -57,7 +60,7 @@ class MSAPredictor:
         mask = predictor.predict(points=[(120, 88, 14)], adapter="amos22")
 
     The scan is encoded once for each adapter that is asked, prepared as that adapter's repo says, and never decoded by
-    another.
+    another, nor by one that has been loaded under its name since.
     """
 
     def __init__(
@@ -76,7 +79,8 @@ class MSAPredictor:
         self._scan: tuple[Any, str | None] | None = None
         self._encoded: dict[tuple[str, ...], Encoded] = {}
         self._own_adapters = active_adapters(model)  # those that `processor` and `store` are made for
-        self._processors: dict[str, MSAProcessor] = {}
+        self._own_loaded = loaded_as(model, self._own_adapters)
+        self._processors: dict[str, tuple[object, MSAProcessor]] = {}  # with what stood under the name
         self._lock = threading.RLock()
 
     @classmethod
@@ -102,18 +106,31 @@ class MSAPredictor:
     @property
     def encoded(self) -> Encoded | None:
         """The scan that was set as the active adapter sees it; None without one, or before that adapter was asked."""
-        return self._encoded.get(tuple(active_adapters(self.model)))
+        return self._encoded_by(active_adapters(self.model))
+
+    def _encoded_by(self, names: Sequence[str]) -> Encoded | None:
+        """The scan that was set, if these very adapters were asked before."""
+        encoded = self._encoded.get(tuple(names))
+        return None if encoded is None or encoded.embeddings.gone else encoded
 
     def processor_of(self, adapter: str | Sequence[str] | None = None) -> MSAProcessor:
         """The processor that goes with an adapter (the active one by default): its repo's, else `processor`."""
         names = self._names(adapter)
-        if not names or names[0] in self._own_adapters:
+        if not names or self._is_own(names[0]):
             return self.processor
-        if names[0] not in self._processors:
+        (now,) = loaded_as(self.model, names[:1])
+        before, processor = self._processors.get(names[0], (None, self.processor))
+        if before is None or before is not now:
             loaded = self.model.loaded_adapters.get(names[0])
             found = read_processor(loaded.source, self.model, **loaded.hub) if loaded and loaded.source else None
-            self._processors[names[0]] = found or self.processor
-        return self._processors[names[0]]
+            processor = found or self.processor
+            self._processors[names[0]] = now, processor
+        return processor
+
+    def _is_own(self, name: str) -> bool:
+        """Whether an adapter is one that `processor` and `store` are made for."""
+        own = dict(zip(self._own_adapters, self._own_loaded, strict=True))
+        return name in own and own[name] is loaded_as(self.model, [name])[0]
 
     @torch.no_grad()
     def encode(
@@ -149,7 +166,7 @@ class MSAPredictor:
                 lambda first, last: processor.slices_to_model(scale(source[first:last])),
                 chunk,
                 sees_neighbours=num_slices > 1,
-                store=self.store if names == self._own_adapters else None,
+                store=self.store if names == self._own_adapters and all(map(self._is_own, names)) else None,
                 lock=self._lock,
             )
         if is_picture or progress:
@@ -201,7 +218,8 @@ class MSAPredictor:
 
         Args:
             points: (x, y) in a picture, (x, y, z) in a volume: voxels (i, j, k) of the file.
-            labels: 1 object, 0 ground; all 1 by default.
+            labels: 1 object, 0 ground; all 1 by default. A slice with background clicks alone starts no mask: they
+                correct what is carried there, on that slice, and with `carry=False` it stays empty.
             boxes: (x0, y0, x1, y1) in a picture; (x0, y0, z0, x1, y1, z1) in a volume, on one slice.
             text: a sentence that names the object; alone, it is said of every slice.
             carry: in a volume, carry the mask to the other slices; otherwise only prompted slices get one.
@@ -218,9 +236,9 @@ class MSAPredictor:
         if self._scan is None:
             raise PromptError("no scan is set", expected="set_image or set_volume first", found="nothing")
         names = self._names(adapter)
-        if tuple(names) not in self._encoded:
-            self._encoded[tuple(names)] = self.encode(*self._scan, adapter=names)
-        encoded = self._encoded[tuple(names)]
+        encoded = self._encoded_by(names)
+        if encoded is None:
+            encoded = self._encoded[tuple(names)] = self.encode(*self._scan, adapter=names)
         flat = encoded.is_picture
         clicks = [(*p, 0) if flat and len(p) == 2 else tuple(p) for p in points or []]
         corners = [(b[0], b[1], 0, b[2], b[3], 0) if flat and len(b) == 4 else tuple(b) for b in boxes or []]
@@ -280,6 +298,7 @@ class MSAPredictor:
 
     def _decode_objects(self, encoded, prompts, carry, rules, progress, should_stop, before=None) -> list[np.ndarray]:
         """For each object logits (D, h, w) at the decoder's resolution."""
+        encoded.embeddings.refuse_gone()
         with self._resting(encoded), self._answering(encoded.embeddings.adapters):
             logits: dict[int, np.ndarray] = {}
             for group in _alike(prompts):
@@ -294,6 +313,8 @@ class MSAPredictor:
     ) -> dict[int, np.ndarray]:
         """Masks of the slices that hold a click or a box, and of no other: what an interactive click costs.
 
+        Slices with background clicks alone are left out, unless the prompt has a sentence or `before` a mask there.
+
         Args:
             prompt: in the file frame.
             before: {slice of the source: (H, W) bool}, masks that the clicks on these slices correct.
@@ -304,6 +325,7 @@ class MSAPredictor:
         Raises:
             PromptError: no prompt, a prompt outside the scan, or background clicks with nothing to correct.
         """
+        encoded.embeddings.refuse_gone()
         with self._resting(encoded), self._answering(encoded.embeddings.adapters):
             text = None
             if prompt.text:
@@ -311,8 +333,7 @@ class MSAPredictor:
                     raise no_text_prompts()
                 text = load_text_encoder(self.model.text_model)([prompt.text])[0]
             logits = self._decode_prompted(encoded, prompt, text, before or {})
-        to_source = encoded.letterbox.logits_to_source
-        return {z: to_source(torch.from_numpy(each)[None, None])[0, 0].numpy() > 0 for z, each in logits.items()}
+        return {z: source_mask(encoded, each) for z, each in logits.items()}
 
     def _decode_prompted(self, encoded, prompt, text, before) -> dict[int, np.ndarray]:
         side = 4 * encoded.embeddings.shape[-1]
@@ -328,21 +349,23 @@ class MSAPredictor:
             texts = load_text_encoder(self.model.text_model)([prompt.text for prompt in prompts])
             if prompts[0].is_text_alone:
                 return decode_every_slice(self.model, encoded.embeddings, texts, progress, should_stop, self.text_rules)
-        anchors = [
-            self._decode_prompted(encoded, prompt, None if texts is None else texts[i], before[i])
-            for i, prompt in enumerate(prompts)
-        ]
+        spoken = [None] * len(prompts) if texts is None else list(texts)
         if not carry:
+            anchors = [self._decode_prompted(encoded, *each) for each in zip(prompts, spoken, before, strict=True)]
             return anchors_only(anchors, len(encoded.embeddings))
+        anchors, corrections = [], []
+        for prompt, text, shown in zip(prompts, spoken, before, strict=True):
+            check_prompt(encoded.turn, prompt)
+            start, rest = anchors_and_corrections(encoded.turn, prompt, shown)
+            anchors.append(self._decode_prompted(encoded, start, text, shown))
+            corrections.append(rest)
         logits = carry_masks(self.model, encoded.embeddings, anchors, rules, progress, should_stop, texts)
         if encoded.is_picture:
             return logits
-        return np.stack(
-            [
-                keep_clicked(volume, foreground_clicks(encoded, prompt, volume.shape))
-                for volume, prompt in zip(logits, prompts, strict=True)
-            ]
-        )
+        for i, prompt in enumerate(prompts):
+            logits[i] = keep_prompted(logits[i], prompted_places(encoded, prompt, logits.shape[1:]))
+            correct_slices(self.model, encoded, logits[i], corrections[i], spoken[i])
+        return logits
 
     def _names(self, adapter: str | Sequence[str] | None) -> list[str]:
         if adapter is None:
@@ -368,7 +391,7 @@ class MSAPredictor:
 
 def _first_slice(encoded: Encoded, prompt: ObjectPrompt) -> int:
     """The slice of the source that a prompt starts on."""
-    return int(round(encoded.turn.points_to_source((prompt.points + [b[:3] for b in prompt.boxes])[0])[2]))
+    return encoded.turn.slice_of((prompt.points + [b[:3] for b in prompt.boxes])[0])
 
 
 def _alike(prompts: Sequence[ObjectPrompt]) -> list[list[int]]:

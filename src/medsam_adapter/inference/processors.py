@@ -10,7 +10,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from medsam_adapter.backbones import resolve_base
 from medsam_adapter.errors import CheckpointError
 from medsam_adapter.modeling_msa import MSAModel
-from medsam_adapter.processing_msa import IMAGENET_MEAN, IMAGENET_STD, MSAProcessor
+from medsam_adapter.processing_msa import IMAGENET_MEAN, IMAGENET_STD, MSAProcessor, settings_told
 
 FILE = "preprocessor_config.json"
 
@@ -23,7 +23,8 @@ def read_processor(name: str | Path, model: MSAModel, **source) -> MSAProcessor 
         source: where in the Hub: `revision`, `token`, ...
 
     Raises:
-        CheckpointError: an adapter's processor that is out of reach; without it scans would be prepared otherwise.
+        CheckpointError: an adapter's processor that is out of reach; without it scans would be prepared otherwise. Or
+            a file with values that cannot be.
     """
     at = resolve_base(name)
     try:
@@ -38,13 +39,15 @@ def read_processor(name: str | Path, model: MSAModel, **source) -> MSAProcessor 
             found=(str(error).strip().splitlines() or [type(error).__name__])[0],
             hint="open it once with the network, or save the processor there: processor.save_pretrained(folder)",
         ) from error
-    # A plain SAM has no processor, or SAM's own, which knows neither intensities nor volumes.
-    if settings.get("image_processor_type") == MSAProcessor.__name__:
-        return MSAProcessor.from_dict(settings)
-    normalisation = [settings.get("image_mean") or IMAGENET_MEAN, settings.get("image_std") or IMAGENET_STD]
-    if [list(values) for values in normalisation] == [list(IMAGENET_MEAN), list(IMAGENET_STD)]:
-        return None
-    return MSAProcessor.from_model(model, image_mean=normalisation[0], image_std=normalisation[1])  # MedSAM's
+    with settings_told(at):
+        # A plain SAM has no processor, or SAM's own, which knows neither intensities nor volumes.
+        if settings.get("image_processor_type") == MSAProcessor.__name__:
+            return MSAProcessor.from_dict(settings)
+        normalisation = [settings.get("image_mean") or IMAGENET_MEAN, settings.get("image_std") or IMAGENET_STD]
+        if [list(values) for values in normalisation] == [list(IMAGENET_MEAN), list(IMAGENET_STD)]:
+            return None
+        mean, std = normalisation
+        return MSAProcessor.from_model(model, image_mean=mean, image_std=std)  # MedSAM's
 
 
 def _is_there(at: str, source: dict) -> bool:

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from medsam_adapter.data.geometry import Letterbox, Turn
 from medsam_adapter.errors import PromptError
+from medsam_adapter.inference.prompts_by_slice import by_slice, check_prompt, starts_a_mask, together
 from medsam_adapter.inference.slices import SliceEmbeddings
 from medsam_adapter.inference.volume import NOTHING
-from medsam_adapter.processing_msa import check_point
-from medsam_adapter.prompts.clicks import PADDING
+from medsam_adapter.prompts.clicks import FOREGROUND, PADDING
 from medsam_adapter.prompts.decode import decode_masks
 from medsam_adapter.prompts.types import ObjectPrompt
 
@@ -58,15 +58,6 @@ class Encoded:
     is_picture: bool = False
 
 
-@dataclass
-class _SlicePrompt:
-    """Points (x, y) and box of one slice in the model frame."""
-
-    points: list[np.ndarray]
-    labels: list[int]
-    box: np.ndarray | None = None
-
-
 @torch.no_grad()
 def decode_prompted_slices(
     model,
@@ -77,6 +68,8 @@ def decode_prompted_slices(
 ) -> dict[int, np.ndarray]:
     """{slice of the source: logits (h, w)} for the slices of one object that hold a click or a box.
 
+    Slices with background clicks alone are left out, unless a sentence names the object or there is a mask to correct.
+
     Args:
         text: (W,), the embedding of the prompt's sentence, said beside each click and box.
         masks: {slice: logits (h, w)} of a mask that the clicks correct; there a background click is enough.
@@ -84,24 +77,50 @@ def decode_prompted_slices(
     Raises:
         PromptError: no prompt, one outside the scan, background clicks only, or two boxes on one slice.
     """
-    by_slice, masks = _by_slice(encoded, prompt), masks or {}
-    is_anchored = any(1 in entry.labels or entry.box is not None or z in masks for z, entry in by_slice.items())
-    if not is_anchored and text is None:
+    check_prompt(encoded.turn, prompt)
+    slices, masks = by_slice(encoded.turn, prompt), masks or {}
+    if text is None:
+        slices = {z: said for z, said in slices.items() if z in masks or starts_a_mask(said)}
+    if not slices:
         raise PromptError("only background clicks", expected="a foreground click or a box", found="none")
     out, device = {}, encoded.embeddings.device
-    for z, entry in by_slice.items():
-        points = entry.points or [np.zeros(2, np.float32)]
+    for z, said in slices.items():
+        points, box = _in_model_frame(encoded, said)
         logits, _ = decode_masks(
             model,
             encoded.embeddings[z : z + 1],
-            input_points=torch.tensor(np.stack(points), device=device)[None, None],
-            input_labels=torch.tensor(entry.labels or [PADDING], device=device)[None, None],
-            input_boxes=None if entry.box is None else torch.tensor(entry.box, device=device)[None, None],
+            input_points=torch.tensor(points, device=device)[None, None],
+            input_labels=torch.tensor(said.labels or [PADDING], device=device)[None, None],
+            input_boxes=None if box is None else torch.tensor(box, device=device)[None, None],
             input_masks=torch.tensor(masks[z], device=device)[None, None] if z in masks else None,
             input_texts=None if text is None else text.to(device)[None, None],
         )
         out[z] = logits[0, 0, 0].float().cpu().numpy()
     return out
+
+
+def correct_slices(
+    model, encoded: Encoded, logits: np.ndarray, corrections: Mapping[int, ObjectPrompt], text: Tensor | None = None
+) -> None:
+    """Decode slices of a mask anew, in place, with what they show as mask prompt; one that shows nothing stays so.
+
+    Args:
+        logits: (D, h, w).
+        corrections: {slice of the source: clicks}.
+        text: as `decode_prompted_slices` takes it.
+    """
+    shown = {z: mask for z in corrections if (mask := source_mask(encoded, logits[z])).any()}
+    if not shown:
+        return
+    masks = {z: mask_as_prompt(mask, encoded.letterbox, logits.shape[-1]) for z, mask in shown.items()}
+    prompt = together({z: corrections[z] for z in shown})
+    for z, each in decode_prompted_slices(model, encoded, prompt, text, masks).items():
+        logits[z] = each
+
+
+def source_mask(encoded: Encoded, logits: np.ndarray) -> np.ndarray:
+    """The mask (H, W) bool of a source slice from logits (h, w)."""
+    return encoded.letterbox.logits_to_source(torch.from_numpy(logits)[None, None])[0, 0].numpy() > 0
 
 
 @torch.no_grad()
@@ -141,16 +160,28 @@ def decode_every_slice(
     return out
 
 
-def foreground_clicks(encoded: Encoded, prompt: ObjectPrompt, shape: tuple[int, ...]) -> np.ndarray:
-    """(n, 3) foreground clicks (z, y, x) on the decoder's grid (D, h, w)."""
-    points = [p for p, label in zip(prompt.points, prompt.labels, strict=True) if label == 1]
-    if not points:
-        return np.zeros((0, 3), int)
-    xyz = encoded.turn.points_to_source(np.asarray(points, float))
-    scale = encoded.letterbox.image_size / shape[-1]
-    xy = (encoded.letterbox.points_to_model(xyz[:, :2]) + 0.5) / scale - 0.5
-    zyx = np.stack([xyz[:, 2], xy[:, 1], xy[:, 0]], 1).round().astype(int)
-    return np.clip(zyx, 0, np.array(shape) - 1)
+def prompted_places(encoded: Encoded, prompt: ObjectPrompt, shape: tuple[int, ...]) -> list[tuple[int | slice, ...]]:
+    """Where an object was said to be, as indices (z, y, x) on the decoder's grid (D, h, w): a foreground click's pixel,
+    and the pixels that a box encloses on its slice.
+    """
+
+    def on_grid(points: Sequence[Sequence[float]]) -> np.ndarray:
+        xyz = encoded.turn.points_to_source(points)
+        scale = encoded.letterbox.image_size / shape[-1]
+        xy = (encoded.letterbox.points_to_model(xyz[:, :2]) + 0.5) / scale - 0.5
+        zyx = np.stack([xyz[:, 2], xy[:, 1], xy[:, 0]], 1).round().astype(int)
+        return np.clip(zyx, 0, np.array(shape) - 1)
+
+    places: list[tuple[int | slice, ...]] = []
+    for point, label in zip(prompt.points, prompt.labels, strict=True):
+        if label == FOREGROUND:
+            z, y, x = on_grid([point])[0]
+            places.append((z, y, x))
+    for box in prompt.boxes:
+        corners = on_grid([box[:3], box[3:]])
+        (z, y0, x0), (_, y1, x1) = corners.min(0), corners.max(0)
+        places.append((z, slice(y0, y1 + 1), slice(x0, x1 + 1)))
+    return places
 
 
 def mask_as_prompt(mask: np.ndarray, letterbox: Letterbox, side: int) -> np.ndarray:
@@ -164,56 +195,12 @@ def mask_as_prompt(mask: np.ndarray, letterbox: Letterbox, side: int) -> np.ndar
     return np.clip(2 * distance if shape.any() else np.full(shape.shape, -10.0), -10, 10).astype(np.float32)
 
 
-def _by_slice(encoded: Encoded, prompt: ObjectPrompt) -> dict[int, _SlicePrompt]:
-    """Prompts sorted by slice. Everything is checked in the file frame, so that errors speak of the given numbers."""
-    if not prompt.points and not prompt.boxes:
-        raise PromptError("there is no prompt", expected="a point or a box", found="none", hint="click into the object")
-    if len(prompt.points) != len(prompt.labels):
-        raise PromptError(
-            "each point has one label", expected=f"{len(prompt.points)} labels", found=str(len(prompt.labels)),
-            hint="1 is the object, 0 the ground",
-        )  # fmt: skip
-    by_slice: dict[int, _SlicePrompt] = {}
-    for point, label in zip(prompt.points, prompt.labels, strict=True):
-        check_point(_three(point), encoded.turn.shape_ijk[::-1], True)
-        xyz = encoded.turn.points_to_source(point)
-        entry = by_slice.setdefault(int(round(xyz[2])), _SlicePrompt([], []))
-        entry.points.append(encoded.letterbox.points_to_model(xyz[:2]))
-        entry.labels.append(int(label))
-    for box in prompt.boxes:
-        if len(box) != 6:
-            raise PromptError(
-                "a box of a volume has six numbers", expected="x0, y0, z0, x1, y1, z1",
-                found=", ".join(f"{v:g}" for v in box), hint="both corners lie on one slice",
-            )  # fmt: skip
-        corners = np.asarray(box, float).reshape(2, 3)
-        last = np.array(encoded.turn.shape_ijk) - 1
-        if not ((corners >= 0) & (corners <= last)).all():
-            raise PromptError(
-                "a box does not fit the image: a corner lies outside",
-                expected=", ".join(f"0 <= {name} <= {most}" for name, most in zip("xyz", last, strict=True)),
-                found=", ".join(f"{v:g}" for v in box), hint="boxes are x0, y0, z0, x1, y1, z1, counted from 0",
-            )  # fmt: skip
-        corners = encoded.turn.points_to_source(corners)
-        low, high = corners.min(0), corners.max(0)
-        if low[2] != high[2]:
-            raise PromptError("a box lies on one slice", expected="two corners of one slice", found=str(tuple(box)))
-        entry = by_slice.setdefault(int(low[2]), _SlicePrompt([], []))
-        if entry.box is not None:
-            raise PromptError(
-                "an object has two boxes on one slice", expected="one box round the whole object",
-                found=str(len(prompt.boxes)), hint="two objects are prompted one after the other",
-            )  # fmt: skip
-        entry.box = encoded.letterbox.boxes_to_model(np.array([*low[:2], *high[:2]]))
-    return by_slice
-
-
-def _three(point: Sequence[float]) -> np.ndarray:
-    if len(point) != 3:
-        raise PromptError(
-            "a point of a volume has three numbers",
-            expected="x, y, z",
-            found=", ".join(f"{v:g}" for v in point),
-            hint="z is the slice, counted from 0",
-        )
-    return np.asarray(point, float)
+def _in_model_frame(encoded: Encoded, said: ObjectPrompt) -> tuple[np.ndarray, np.ndarray | None]:
+    """Points (n, 2), one of zeros where there is none, and box (4,) of one slice."""
+    points = np.zeros((1, 2), np.float32)
+    if said.points:
+        points = encoded.letterbox.points_to_model(encoded.turn.points_to_source(said.points)[:, :2])
+    if not said.boxes:
+        return points, None
+    corners = encoded.turn.points_to_source(np.reshape(said.boxes[0], (2, 3)))[:, :2]
+    return points, encoded.letterbox.boxes_to_model(np.array([*corners.min(0), *corners.max(0)]))

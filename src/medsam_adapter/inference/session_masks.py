@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from medsam_adapter.data.geometry import Turn
 from medsam_adapter.inference.predictor import MSAPredictor
 from medsam_adapter.inference.prompted_slices import Encoded
+from medsam_adapter.inference.prompts_by_slice import by_slice, together
 from medsam_adapter.inference.session import Carried, SessionObject
 from medsam_adapter.processing_msa import MSAProcessor
 from medsam_adapter.prompts.types import ObjectPrompt
@@ -26,22 +26,6 @@ def session_processor(predictor: MSAPredictor, adapter: Any, thing: SessionObjec
     return MSAProcessor(
         own.image_size, thing.intensity, thing.window_hu, own.orientation, own.image_mean, own.image_std, own.text_model
     )
-
-
-def by_slice(turn: Turn, prompt: ObjectPrompt) -> dict[int, ObjectPrompt]:
-    """The clicks and boxes of each slice of the source, with the prompt's sentence."""
-    slices: dict[int, ObjectPrompt] = {}
-
-    def entry(corner: Sequence[float]) -> ObjectPrompt:
-        z = int(round(turn.points_to_source(corner)[2]))
-        return slices.setdefault(z, ObjectPrompt(text=prompt.text))
-
-    for point, label in zip(prompt.points, prompt.labels, strict=True):
-        entry(point).points.append(point)
-        entry(point).labels.append(label)
-    for box in prompt.boxes:
-        entry(box[:3]).boxes.append(box)
-    return slices
 
 
 def carry(
@@ -84,26 +68,26 @@ def correct(
     """A mask with the slices decoded anew whose prompts are others than those that were carried.
 
     Where the carried mask shows the object, the clicks correct it: it is the mask prompt, and a background click alone
-    is enough. Where they say nothing any more, the carried mask stays.
+    is enough; where it shows nothing, background clicks alone change nothing. Where they say nothing any more, the
+    carried mask stays.
 
     Args:
         mask: (D, H, W) bool in the file frame: what was carried; all False without.
 
     Returns:
         a new array.
+
+    Raises:
+        PromptError: prompts that do not fit the scan, or no others than background clicks with nothing to correct.
     """
     before = by_slice(encoded.turn, carried.prompt) if carried else {}
     changed = {z: said for z, said in by_slice(encoded.turn, prompt).items() if said != before.get(z)}
     out = mask.copy()
     if not changed:
         return out
-    together = ObjectPrompt(text=prompt.text)
-    for said in changed.values():
-        together.points += said.points
-        together.labels += said.labels
-        together.boxes += said.boxes
+    anew = together(changed, prompt.text)
     slices = encoded.turn.array_to_source(out)  # a view: what is written to it stands in `out`
-    for z, each in predictor.predict_slices(encoded, together, _shown(encoded, mask, changed)).items():
+    for z, each in predictor.predict_slices(encoded, anew, _shown(encoded, mask, changed)).items():
         slices[z] = each
     return out
 

@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from medsam_adapter.adapters.switching import active_adapters
+from medsam_adapter.adapters.switching import active_adapters, loaded_as
+from medsam_adapter.errors import CheckpointError
 from medsam_adapter.inference.feature_store import FeatureStore
 from medsam_adapter.inference.kept_chunks import KeptChunks
 
@@ -81,7 +82,8 @@ class SliceEmbeddings:
         store: keeps the features of the frozen part of the encoder on disk.
         lock: held while the model computes; give one to all who switch the model's adapters for a moment.
 
-    `adapters` are the names of those that were active when this was made.
+    `adapters` are the names of those that were active when this was made. Once one of them has been deleted, or
+    replaced by another of its name, nothing is encoded any more: slices of both would stand side by side.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class SliceEmbeddings:
         self._features = store.get(slices_to_model(0, num_slices)) if store else None
         self._chunks = KeptChunks()
         self.adapters = active_adapters(model)
+        self._loaded = loaded_as(model, self.adapters)
         self._lock = lock or threading.RLock()
         self._encoding = threading.Lock()
         self._counting = threading.Lock()
@@ -136,6 +139,21 @@ class SliceEmbeddings:
         finally:
             with self._counting:
                 self._asked_for -= 1
+
+    @property
+    def gone(self) -> list[str]:
+        """Names of the adapters that have been deleted or replaced since."""
+        now = loaded_as(self.model, self.adapters)
+        return [name for name, a, b in zip(self.adapters, self._loaded, now, strict=True) if a is not b]
+
+    def refuse_gone(self) -> None:
+        """Raise a `CheckpointError` if an adapter has been deleted or replaced."""
+        if self.gone:
+            raise CheckpointError(
+                f"the adapter {self.gone[0]!r} that the scan was encoded by is gone",
+                expected="the adapter that was there then", found="none, or another one of its name",
+                hint="encode the scan again",
+            )  # fmt: skip
 
     @property
     def num_encoded(self) -> int:
@@ -179,6 +197,7 @@ class SliceEmbeddings:
 
     def _encoded(self, number: int) -> Tensor:
         with self._lock, self._encoding:
+            self.refuse_gone()
             if number not in self._chunks:
                 is_active = active_adapters(self.model) == self.adapters
                 with contextlib.nullcontext() if is_active else self.model.using_adapter(self.adapters):
@@ -190,10 +209,12 @@ class SliceEmbeddings:
         with self._lock, self._encoding:
             if number in self._chunks:
                 return True
-            if active_adapters(self.model) != self.adapters:
+            if self.gone or active_adapters(self.model) != self.adapters:
                 return False
             chunk = self._compute(number)
-            if active_adapters(self.model) != self.adapters:  # switched by someone without the lock: half of each
+            if (
+                self.gone or active_adapters(self.model) != self.adapters
+            ):  # switched by someone without the lock: half of each
                 return False
             self._chunks[number] = chunk
             return True

@@ -5,7 +5,7 @@ Shapes: D slices, n objects, C embedding width, g grid side, h = w = 4 g.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,17 +119,17 @@ def carry_masks(
     return out
 
 
-def keep_clicked(logits: np.ndarray, clicks_zyx: np.ndarray) -> np.ndarray:
-    """A carried mask without islands: only the connected pieces that hold a click, else the largest one.
+def keep_prompted(logits: np.ndarray, places: Sequence[tuple[int | slice, ...]]) -> np.ndarray:
+    """A carried mask without islands: only the connected pieces that touch a place, else the largest one.
 
     Args:
         logits: (D, h, w).
-        clicks_zyx: (n, 3) integer foreground clicks on that grid; n may be 0.
+        places: indices (z, y, x) on that grid, of foreground clicks and of what boxes enclose on their slices.
     """
     pieces, count = ndimage.label(logits > 0)
     if count < 2:
         return logits
-    kept = np.setdiff1d(pieces[tuple(clicks_zyx.T)], [0]) if len(clicks_zyx) else np.array([], int)
+    kept = np.unique(np.concatenate([np.zeros(1, pieces.dtype), *(np.ravel(pieces[place]) for place in places)]))[1:]
     if not len(kept):
         kept = np.array([np.argmax(np.bincount(pieces.ravel())[1:]) + 1])
     return np.where((pieces > 0) & ~np.isin(pieces, kept), NOTHING, logits).astype(np.float32)

@@ -11,7 +11,7 @@ _LENGTHS = {"points": 3, "boxes": 6}
 
 @dataclass
 class ObjectPrompt:
-    """Prompts of one object in the file frame.
+    """Prompts of one object in the file frame. A z between two slices counts for the nearer one.
 
     Attributes:
         points: (x, y, z) each, the voxel (i, j, k) of the file; z is 0 for a picture.

@@ -152,6 +152,12 @@ def test_a_box_in_the_models_plane(opened):
         opened.box("sagittal", 1, 1, 5, 5)
 
 
+def test_a_box_replaces_the_one_on_its_slice_also_between_two_slices(opened):
+    for z in (Z, Z + 0.3, Z + 0.6):
+        opened.box_voxels((X - 5, Y - 5, z, X + 5, Y + 5, z))
+    assert [box[2] for box in opened.objects[0].thing.prompt.boxes] == [Z + 0.3, Z + 0.6]
+
+
 @pytest.mark.parametrize(
     ("act", "says"),
     [

@@ -403,6 +403,40 @@ def test_kept_features_of_one_adapter_are_not_given_to_another(shipped, make_run
     )
 
 
+@pytest.mark.parametrize("name", ["liver", "brain"], ids=["the model's own", "one beside it"])
+def test_another_adapter_under_an_old_name_sees_the_scan_anew(predictor, make_run, runs, scan, name):
+    """Its own processor prepares the scan, and nothing that the adapter before it has encoded is kept."""
+    other = make_run("msa-other", seed=7, labels=BRAIN, intensity="ct:lung")
+    want = answers({"other": other}, scan)["other"]
+    predictor.set_volume(scan)
+    predictor.predict(**CLICK, adapter=name)
+    predictor.model.delete_adapter(name)
+    predictor.load_adapter(other, name)
+    assert predictor.processor_of(name).intensity == "ct:lung"
+    got = predictor.predict(**CLICK, return_logits=True, adapter=name)
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    predictor.clear()
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_a_scan_that_an_adapter_encoded_is_refused_to_its_successor(predictor, runs, make_run, scan, is_replaced):
+    encoded = predictor.encode(scan, adapter="brain")
+    predictor.model.delete_adapter("brain")
+    if is_replaced:
+        predictor.load_adapter(make_run("msa-other", seed=7), "brain")
+    with pytest.raises(CheckpointError, match="'brain'"):
+        predictor.predict_objects(encoded, [ObjectPrompt([(5.0, 5.0, 3.0)], [1])])
+    with pytest.raises(CheckpointError, match="'brain'"):
+        encoded.embeddings.encode_rest()
+
+
+def test_what_is_known_of_a_deleted_adapter_is_forgotten(model):
+    model.delete_adapter("brain")
+    assert set(model.loaded_adapters) == {"liver"}
+    model.add_msa_adapter(MSAAdapterConfig(bottleneck_ratio=0.25), "brain")
+    assert model.loaded_adapters.get("brain") is None or model.loaded_adapters["brain"].source is None
+
+
 def test_a_fresh_adapter_beside_a_loaded_one(model):
     model.add_msa_adapter(MSAAdapterConfig(bottleneck_ratio=0.25, use_depth=True, num_slices=6), "fresh")
     trained = {name for name, p in model.named_parameters() if p.requires_grad}

@@ -10,7 +10,7 @@ import torch
 
 from medsam_adapter.inference import volume
 from medsam_adapter.inference.slices import encode_volume
-from medsam_adapter.inference.volume import NOTHING, CarryRules, carry_masks
+from medsam_adapter.inference.volume import NOTHING, CarryRules, carry_masks, keep_prompted
 
 SIDE, STRIDE = 16, 4
 MODEL = SimpleNamespace(config=SimpleNamespace(vision_config=SimpleNamespace(image_size=SIDE * STRIDE), num_slices=4))
@@ -184,17 +184,28 @@ def test_volumes_are_encoded_in_chunks(slices, chunk, shapes):
 
 
 def test_islands_without_a_click_are_dropped():
-    from medsam_adapter.inference.volume import NOTHING, keep_clicked
-
     logits = np.full((4, 8, 8), -5.0, np.float32)
     logits[0:2, 0:3, 0:3] = 5  # 18 voxels
     logits[3, 6:8, 6:8] = 5  # 4 voxels
-    big = keep_clicked(logits, np.zeros((0, 3), int)) > 0
-    small = keep_clicked(logits, np.array([[3, 7, 7]])) > 0
-    both = keep_clicked(logits, np.array([[3, 7, 7], [0, 1, 1]])) > 0
-    missed = keep_clicked(logits, np.array([[2, 4, 4]]))
+    big = keep_prompted(logits, []) > 0
+    small = keep_prompted(logits, [(3, 7, 7)]) > 0
+    both = keep_prompted(logits, [(3, 7, 7), (0, 1, 1)]) > 0
+    missed = keep_prompted(logits, [(2, 4, 4)])
     assert (big.sum(), small.sum(), both.sum(), (missed > 0).sum()) == (18, 4, 22, 18)
     assert (missed[3, 6:8, 6:8] == NOTHING).all() and (missed[2] == -5).all()
+
+
+def test_what_a_box_encloses_on_its_slice_is_kept():
+    logits = np.full((4, 8, 8), -5.0, np.float32)
+    logits[0:2, 0:3, 0:3] = 5  # 18 voxels
+    logits[3, 6:8, 6:8] = 5  # 4 voxels, in the box
+    logits[3, 3, 6] = 5  # 1 voxel, in the box
+    logits[3, 0, 7] = 5  # outside, on the same slice
+    box = (3, slice(3, 8), slice(5, 8))
+    kept = keep_prompted(logits, [box]) > 0
+    assert kept.sum() == 5 and kept[box].sum() == 5
+    assert (keep_prompted(logits, [box, (0, 1, 1)]) > 0).sum() == 23
+    assert (keep_prompted(logits, [(2, slice(0, 8), slice(0, 8))]) > 0).sum() == 18  # nothing there: the largest
 
 
 def test_a_text_is_said_of_each_slice_for_its_own_object(decoder):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from PIL import Image
 
 from medsam_adapter.adapters.config import MSAAdapterConfig
 from medsam_adapter.data.sample import Scan
-from medsam_adapter.errors import PromptError
+from medsam_adapter.errors import CheckpointError, DataError, PromptError
 from medsam_adapter.inference.predictor import MSAPredictor
 from medsam_adapter.modeling_msa import MSAModel
 from medsam_adapter.processing_msa import MSAProcessor
@@ -145,6 +148,9 @@ def test_scans_and_other_orders(predictor, patient):
         ({"points": [(0, 0)]}, "three numbers"),
         ({"points": [(1, 1, 1)], "labels": [0]}, "only background"),
         ({"points": [(1, 1, 1)], "labels": [1, 1]}, "label"),
+        ({"points": [(1, 1, 1), (2, 2, 1)], "labels": [1, 7]}, "label"),
+        ({"points": [(1, 1, 1), (2, 2, 1)], "labels": [1, -1]}, "label"),
+        ({"points": [(1, 1, 1), (2, 2, 1)], "labels": [1, 0.5]}, "label"),
         ({"boxes": [(0, 0, 1, 5, 5, 2)]}, "one slice"),
         ({"boxes": [(0, 0, 1, 50, 5, 1)]}, "does not fit"),
         ({"boxes": [(0, 0, 7, 5, 5, 7)]}, "outside"),
@@ -171,9 +177,42 @@ def test_opened_from_a_folder(tiny_base, predictor, tmp_path):
     assert MSAPredictor.from_pretrained(tiny_base, device="cpu").processor.image_size == 64
 
 
-def test_sams_own_preprocessor_file_does_not_set_the_size(tiny_base, tmp_path):
-    import shutil
+DAMAGED = {
+    "no spread": {"image_std": [0, 0, 0]}, "not a number": {"image_mean": [0.4, float("nan"), 0.4]},
+    "two means": {"image_mean": [0.4, 0.5]}, "a mean in words": {"image_mean": ["a", 0, 0]},
+    "one mean": {"image_mean": 5}, "a number for axes": {"orientation": 7}, "no axes": {"orientation": "LPX"},
+    "a window in words": {"window_hu": [1, "a"]}, "half a window": {"window_hu": [1]},
+    "an endless window": {"window_hu": [0, 1e999]}, "a mode that is none": {"intensity": 5},
+    "a window upside down": {"window_hu": [5, -5], "intensity": "percentile"},
+    "a size in words": {"image_size": "abc"}, "no size": {"image_size": 0}, "half a pixel": {"image_size": 64.5},
+}  # fmt: skip
 
+
+@pytest.mark.parametrize("settings", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_preprocessor_file_is_told(predictor, tmp_path, settings):
+    predictor.model.save_pretrained(tmp_path)
+    predictor.processor.save_pretrained(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    for opens in (MSAPredictor.from_pretrained, MSAProcessor.from_pretrained):
+        with pytest.raises(CheckpointError, match="preprocessor_config.json cannot be read") as caught:
+            opens(tmp_path)
+        assert str(caught.value.file) == str(tmp_path)
+    with pytest.raises(DataError):
+        MSAProcessor(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"image_std": [0, 0, 0]}, {"image_mean": 5}])
+def test_a_damaged_preprocessor_file_of_a_plain_sam_is_told(tiny_base, tmp_path, settings):
+    folder = shutil.copytree(tiny_base, tmp_path / "sam")
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"image_processor_type": "SamImageProcessor", **settings})
+    )
+    with pytest.raises(CheckpointError, match="preprocessor_config.json cannot be read"):
+        MSAPredictor.from_pretrained(folder, device="cpu")
+
+
+def test_sams_own_preprocessor_file_does_not_set_the_size(tiny_base, tmp_path):
     folder = shutil.copytree(tiny_base, tmp_path / "sam")
     (folder / "preprocessor_config.json").write_text(
         '{"image_processor_type": "SamImageProcessor", "size": {"longest_edge": 1024}}'
@@ -181,3 +220,15 @@ def test_sams_own_preprocessor_file_does_not_set_the_size(tiny_base, tmp_path):
     predictor = MSAPredictor.from_pretrained(folder, device="cpu")
     predictor.set_image(np.zeros((40, 64), np.uint8))
     assert predictor.predict(points=[(3, 4)]).shape == (40, 64)
+
+
+@pytest.mark.parametrize("z", [1.4, 1.6, 2.4, 3.7])
+@pytest.mark.parametrize("orientation", ["RAS", "LPI"], ids=["as in the file", "slices counted from the other end"])
+def test_a_click_and_a_box_between_two_slices_go_to_the_nearer_one(predictor, patient, orientation, z):
+    processor = MSAProcessor.from_model(predictor.model, intensity="percentile", orientation=orientation)
+    encoded = predictor.encode(patient, processor=processor)
+    for prompt in (ObjectPrompt([(3, 4, z)], [1]), ObjectPrompt(boxes=[(2, 1, z, 9, 8, z)])):
+        logits = predictor.predict_objects(encoded, [prompt], carry=False)[0]
+        assert [k for k in range(SHAPE_IJK[2]) if (logits[k] > -19).any()] == [round(z)]
+        slices = predictor.predict_slices(encoded, prompt)
+        assert list(slices) == [encoded.turn.points_to_source((0, 0, round(z)))[2]]

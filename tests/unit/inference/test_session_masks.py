@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from blobs import PERMUTED, RAS
+from blobs import LPS, PERMUTED, RAS
 from demo_setup import SHAPE_ZYX, adapted, centre_of, workspace, write_organ
 from medsam_adapter.data.geometry import Turn
 from medsam_adapter.data.io import read_scan
 from medsam_adapter.errors import PromptError
 from medsam_adapter.inference.predictor import MSAPredictor
 from medsam_adapter.inference.prompted_slices import TextRules
+from medsam_adapter.inference.prompts_by_slice import by_slice
 from medsam_adapter.inference.session import Carried, Session, SessionObject
-from medsam_adapter.inference.session_masks import by_slice, correct, label_map, object_mask, session_processor
+from medsam_adapter.inference.session_masks import correct, label_map, object_mask, session_processor
+from medsam_adapter.inference.volume import CarryRules
 from medsam_adapter.processing_msa import MSAProcessor
 from medsam_adapter.prompts.types import ObjectPrompt
 
@@ -106,6 +108,8 @@ STORIES = {
     "carried and corrected where it was clicked": [FORE, carry_on, BACK],
     "carried and corrected elsewhere": [FORE, carry_on, click(X + 2, Y + 1, Z + 2)],
     "carried and corrected by background alone": [FORE, carry_on, click(X - 2, Y - 1, Z - 1, 0)],
+    "carried with background alone on a slice": [FORE, click(X - 2, Y - 1, Z - 1, 0), carry_on],
+    "carried with background where nothing is": [FORE, click(2, 2, 0, 0), carry_on, BACK, carry_on],
     "carried and corrected twice": [FORE, carry_on, click(X - 2, Y - 1, Z - 1, 0), click(X + 3, Y, Z + 1, 0)],
     "carried, corrected, carried again": [FORE, carry_on, click(X + 4, Y + 4, Z + 1), BACK, carry_on],
     "carried thrice": [FORE, carry_on, BACK, carry_on, click(X, Y, Z + 2), carry_on],
@@ -214,6 +218,73 @@ def test_a_prompt_that_is_taken_away_leaves_what_was_carried(space, predictor):
     got = correct(predictor, encoded_of(space), carried, ObjectPrompt(), thing.carried)
     np.testing.assert_array_equal(got, carried)
     assert got is not carried
+
+
+@pytest.mark.parametrize("away", [(-2, -1, -1), (3, 0, 2), (9, 9, 1)], ids=str)
+def test_a_background_click_alone_on_its_slice_corrects_what_is_carried_there(space, predictor, away):
+    """Asked at once it is what carrying first and correcting then gives; the other slices do not hear of it."""
+    FORE(space)
+    carry_on(space)
+    carried, point = space.objects[0].mask, tuple(float(v) for v in np.add((X, Y, Z), away))
+    assert carried[int(point[2])].any()
+    space.click_voxel(point, 0)
+    prompt = space.objects[0].thing.prompt
+    for order in (slice(None), slice(None, None, -1)):
+        asked = ObjectPrompt(prompt.points[order], prompt.labels[order])
+        got = predictor.predict_objects(encoded_of(space), [asked])[0] > 0
+        np.testing.assert_array_equal(got, space.objects[0].mask)
+        others = [z for z in range(SHAPE_ZYX[0]) if z != point[2]]
+        np.testing.assert_array_equal(got[others], carried[others])
+
+
+@pytest.mark.parametrize("axes", [LPS, RAS], ids=["LPS", "RAS"])
+def test_each_of_two_boxes_keeps_its_part_of_the_mask(predictor, tmp_path, axes):
+    """Boxes on slices that lie apart; the walk ends at once, so that their masks do not touch."""
+    space = workspace(predictor)
+    space.open([write_organ(tmp_path / "organ.nii.gz", axes)])
+    encoded, stay = encoded_of(space), CarryRules(max_growth=0, slack_pixels=0)
+    apart = [(2, 2, 0, 12, 12, 0), (X - 6, Y - 6, 6, X + 6, Y + 6, 6)]
+    boxes = [tuple(encoded.turn.points_to_file(np.reshape(box, (2, 3))).ravel()) for box in apart]
+    both = encoded.turn.array_to_source(predictor.predict_objects(encoded, [ObjectPrompt(boxes=boxes)], rules=stay)[0])
+    for box, (x0, y0, z, x1, y1, _) in zip(boxes, apart, strict=True):
+        at = z, slice(y0 + 1, y1), slice(x0 + 1, x1)
+        alone = encoded.turn.array_to_source(predictor.predict_objects(encoded, [ObjectPrompt(boxes=[box])], False)[0])
+        assert (alone[at] > 0).any()
+        np.testing.assert_array_equal(both[at] > 0, alone[at] > 0)
+    space.close()
+
+
+def test_a_background_click_alone_on_its_slice_starts_no_mask(space, predictor):
+    FORE(space)
+    alone = space.objects[0].mask
+    space.click_voxel((X, Y, Z + 1), 0)
+    np.testing.assert_array_equal(space.objects[0].mask, alone)
+    prompt = space.objects[0].thing.prompt
+    got = predictor.predict_objects(encoded_of(space), [prompt], carry=False)[0] > 0
+    np.testing.assert_array_equal(got, alone)
+    assert not (predictor.predict_labels(encoded_of(space), [prompt], carry=False)[Z + 1]).any()
+
+
+@pytest.mark.parametrize("point", [(X, Y, 99.0), (-1.0, Y, Z + 1)], ids=str)
+@pytest.mark.parametrize("carry", [True, False])
+def test_a_background_click_outside_the_scan_is_told(space, predictor, point, carry):
+    prompt = ObjectPrompt([(X, Y, Z), point], [1, 0])
+    with pytest.raises(PromptError, match="outside"):
+        predictor.predict_objects(encoded_of(space), [prompt], carry=carry)
+
+
+def test_with_a_sentence_a_background_click_still_corrects_what_a_click_has_started(talker, tmp_path):
+    space = workspace(talker)
+    space.open([write_organ(tmp_path / "organ.nii.gz")])
+    FORE(space)
+    space.say("the spleen")
+    carry_on(space)
+    carried = space.objects[0].mask
+    prompt = ObjectPrompt([(X, Y, Z), (X + 3, Y, Z + 2)], [1, 0], text="the spleen")
+    got = talker.predict_objects(encoded_of(space), [prompt])[0] > 0
+    others = [z for z in range(SHAPE_ZYX[0]) if z != Z + 2]
+    np.testing.assert_array_equal(got[others], carried[others])
+    space.close()
 
 
 @pytest.mark.parametrize("z", [-1, 7, 99, -8])
