@@ -24,7 +24,7 @@ def main() -> None:
     model, *adapters = models_of(Path(__file__).with_name("README.md"))
     with Demo(open_predictor(model), model, adapters) as demo:
         demo.launch()
-        demo.blocks.block_thread()
+        demo.serve_until_stopped()
 
 
 if __name__ == "__main__":

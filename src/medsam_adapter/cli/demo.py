@@ -53,4 +53,4 @@ def demo_command(
                 "the port is taken", expected="a free port", found=str(port), hint="msa demo --port 7861"
             ) from error
         typer.echo(f"{address}   ready in {time.perf_counter() - began:.1f} s; Ctrl-C ends it")
-        demo.blocks.block_thread()
+        demo.serve_until_stopped()

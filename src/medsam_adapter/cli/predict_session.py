@@ -29,6 +29,8 @@ def predict_session(
     Raises:
         MSAInputError: no such session, a scan of another size, or options that do not go with a session.
     """
+    import numpy as np
+
     from medsam_adapter.cli.mask_output import check_output
     from medsam_adapter.cli.models import open_predictor
     from medsam_adapter.cli.progress import bar
@@ -75,6 +77,11 @@ def predict_session(
     began, kind = time.perf_counter(), "volume" if scan.is_volume else "image"
     masks, encodings = [], {}
     for thing in session.objects:
+        if (
+            not thing.is_asked and thing.carried is None
+        ):  # nobody has clicked it yet, and it may not say how the scan is seen
+            masks.append(np.zeros(scan.shape_zyx, bool))
+            continue
         processor = session_processor(predictor, adapter, thing)
         sees = processor.intensity, tuple(processor.window_hu or ())
         if sees not in encodings:

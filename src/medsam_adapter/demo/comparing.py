@@ -72,9 +72,8 @@ def reference_mask(space: Workspace) -> tuple[np.ndarray, str] | None:
         value = int(labels[int(z), int(y), int(x)])
         if label and value:
             return labels == value, f"label {value}, which the first click is in"
-    shared = np.bincount(labels[each.mask].ravel(), minlength=int(values[-1]) + 1)
-    shared[0] = 0
-    value = int(shared.argmax()) if shared.any() else int(values[0])
+    inside, counts = np.unique(labels[each.mask & (labels > 0)], return_counts=True)
+    value = int(inside[counts.argmax()] if len(inside) else values[0])
     return labels == value, f"label {value}, which the mask shares most with"
 
 

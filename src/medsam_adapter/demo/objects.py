@@ -33,10 +33,14 @@ class Segmented:
         """Prompts of its own; masks are never changed in place, so they may be shared."""
         return Segmented(copy.deepcopy(self.thing), self.carried, self.mask, self.is_visible)
 
+    def looks_as(self, other: Segmented) -> Segmented:
+        """The same with another's name, colour and visibility, which are no steps: undo does not bring them back."""
+        self.thing.name, self.thing.colour, self.is_visible = other.thing.name, other.thing.colour, other.is_visible
+        return self
+
     @property
     def is_asked(self) -> bool:
-        prompt = self.thing.prompt
-        return bool(prompt.points or prompt.boxes or prompt.text)
+        return self.thing.is_asked
 
 
 @dataclass

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from medsam_adapter.inference.predictor import MSAPredictor
 
 STATIC = Path(__file__).parent / "static"
 _TIDY_EVERY_S, _KEEP_FILES_S = 600, 3600
+_LOOK_ROUND_S = 60
 _MAX_WAITING = 64
 
 
@@ -51,6 +55,8 @@ class Demo:
         self.limits = limits or Limits()
         models = Models(predictor, name, adapters)
         self.visitors = Visitors(lambda: Workspace(models, self.limits), most_visitors, idle_seconds)
+        self._is_closed = threading.Event()
+        threading.Thread(target=self._tidy, daemon=True).start()
         self._examples = tempfile.TemporaryDirectory(prefix="msa-demo-examples-")
         with gr.Blocks(
             title="Medical SAM Adapter", analytics_enabled=False, fill_width=True,
@@ -76,8 +82,25 @@ class Demo:
         )  # fmt: skip
         return address
 
+    def serve_until_stopped(self) -> None:
+        """Wait for Ctrl-C or SIGTERM (exit code 143), as of `docker stop`. In the main thread, inside `with`.
+
+        Raises:
+            SystemExit: at SIGTERM, which would end Python at once, and leave the visitors' files behind.
+        """
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        try:
+            self.blocks.block_thread()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _tidy(self) -> None:
+        while not self._is_closed.wait(_LOOK_ROUND_S):
+            self.visitors.tidy()
+
     def close(self) -> None:
         """Stop serving and free everything."""
+        self._is_closed.set()
         self.blocks.close(verbose=False)
         self.visitors.close()
         self._examples.cleanup()

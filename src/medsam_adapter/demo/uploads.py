@@ -17,6 +17,8 @@ from medsam_adapter.data.io import read_scan
 from medsam_adapter.data.kinds import IMAGE_SUFFIXES, has_suffix, is_dicom_file, one_line
 from medsam_adapter.data.limits import refuse_larger_than
 from medsam_adapter.data.sample import Scan
+from medsam_adapter.demo.planes import planes_of
+from medsam_adapter.demo.rendering import size_on_screen
 from medsam_adapter.errors import DataError, MSAError
 
 _CHUNK_BYTES = 2**20
@@ -184,6 +186,14 @@ def _refuse_unfit(scan: Scan, limits: Limits) -> None:
     if min(scan.shape_zyx) < 1 or max(height, width) < 8:
         found = f"{height} x {width}"
         raise DataError("is too small to see anything", file=name, expected="8 pixels or more", found=found)
+    # Slices are drawn in the patient's proportions, so a few bytes in a header can ask for any amount of memory.
+    shown = [size_on_screen(plane.shape_zyx[1:], plane.pixel_aspect) for plane in planes_of(scan).values()]
+    if max(width * height for width, height in shown) > limits.picture_pixels:
+        raise DataError(
+            "has voxels that are too long to be drawn", file=name, expected="sides of 0.1 to 10 mm or so",
+            found=" x ".join(f"{side:g}" for side in scan.spacing_mm) + " mm (z, y, x)",
+            hint="mend the voxel size in the header",
+        )  # fmt: skip
     if scan.array.ndim == 4 and scan.array.shape[3] not in (3,):
         raise DataError(
             "has several channels", file=name, expected="one value a voxel, or RGB",

@@ -28,19 +28,29 @@ class Visitors:
 
     def space(self, session: str | None) -> Workspace:
         """The workspace of a session; a new one if it has none."""
-        key, now = session or "", time.monotonic()
+        key = session or ""
         with self._lock:
-            leaving = [name for name, each in self._spaces.items() if now - each.last_used > self._idle_seconds]
+            leaving = [name for name, each in self._spaces.items() if self._is_silent(each)]
             space = self._spaces.get(key)
             if space is None or key in leaving:
                 space = self._make()
                 others = sorted((each.last_used, name) for name, each in self._spaces.items() if name not in leaving)
                 leaving += [name for _, name in others[: max(0, len(others) + 1 - self._most)]]
-            space.last_used = now
+            space.last_used = time.monotonic()
             gone = [self._spaces.pop(name) for name in dict.fromkeys(leaving)]
             self._spaces[key] = space
         _close_later(gone)
         return space
+
+    def tidy(self) -> None:
+        """Free those that have been silent for too long."""
+        with self._lock:
+            silent = [name for name, each in self._spaces.items() if self._is_silent(each)]
+            gone = [self._spaces.pop(name) for name in silent]
+        _close_later(gone)
+
+    def _is_silent(self, space: Workspace) -> bool:
+        return time.monotonic() - space.last_used > self._idle_seconds and not space.is_working()
 
     def leave(self, session: str | None) -> None:
         """Free the workspace of a session; one that has none is left alone."""

@@ -57,6 +57,7 @@ def volume_content(space: Workspace) -> str:
             labels[each.mask[some]] = value
     full = np.diag([*scan.spacing_mm[::-1], 1.0]) if scan.affine is None else scan.affine
     affine = full @ np.diag([*map(float, steps[::-1]), 1.0])
+    affine[:3, 3] += full[:3, :3] @ [step // 2 for step in steps[::-1]]  # where the first voxel that is shown lies
     content = {
         "scan": _nifti(picture, affine), "labels": _nifti(labels, affine) if labels.any() else None,
         "colours": [rgb(each.thing.colour) for each in space.objects],

@@ -83,6 +83,13 @@ class Workspace:
         self._history.forget()
         self._encodings.close()
 
+    def is_working(self) -> bool:
+        """Whether a prompt is being answered, which may take long."""
+        if not self.lock.acquire(blocking=False):
+            return True
+        self.lock.release()
+        return False
+
     def close(self) -> None:
         """Free everything; files too."""
         self.is_closed = True
@@ -257,10 +264,9 @@ class Workspace:
                     raise PromptError("there is no sentence", expected="a name such as 'the spleen'", found="nothing")
                 self._remember()
                 new = Segmented.empty(self.active + 1, self.opened().shape_zyx)
-                new.thing.name, new.thing.colour = current.thing.name, current.thing.colour
                 new.thing = self._with_intensity(new.thing)
                 new.thing.prompt.text = text
-                self.objects[self.active] = new
+                self._put(new)
                 return True
 
             def name(prompt: ObjectPrompt) -> None:
@@ -278,7 +284,11 @@ class Workspace:
         encoded = self.encoded(new.thing)
         new.mask = correct(self.models.predictor, encoded, new.carried, new.thing.prompt, new.thing.carried)
         self._remember()
-        self.objects[self.active] = new
+        self._put(new)
+
+    def _put(self, new: Segmented) -> None:
+        """In place of the active object, which may have been renamed or hidden since the new one was begun."""
+        self.objects[self.active] = new.looks_as(self.objects[self.active])
 
     def carry_on(self, progress: Callable[[int], None] | None = None) -> bool:
         """Carry the active object's mask through the volume, from all its prompts and from what was carried before.
@@ -299,7 +309,7 @@ class Workspace:
             )
             new.mask = new.carried
             self._remember()
-            self.objects[self.active] = new
+            self._put(new)
             return new.thing.carried.rounds is None
 
     def use_model(self, choice: str, progress: Callable[[int], None] | None = None) -> None:
@@ -318,7 +328,8 @@ class Workspace:
             if self.stop.is_set():  # half a mask would be none of the session's
                 raise PromptError("stopped", expected=f"all masks by {choice}", found=f"{self.choice} answers still")
             self._remember()
-            self.objects, self.choice = renewed, choice
+            self.objects = [new.looks_as(old) for new, old in zip(renewed, self.objects, strict=True)]
+            self.choice = choice
 
     def _by(self, each: Segmented, choice: str, progress: Callable[[int], None] | None = None) -> Segmented:
         """An object as another model answers its prompts."""
@@ -331,12 +342,22 @@ class Workspace:
         return out
 
     def mask_by(self, choice: str) -> np.ndarray:
-        """(D, H, W): the active object's mask as a model of the menu answers its prompts; nothing is changed."""
+        """(D, H, W): the active object's mask as a model of the menu answers its prompts; nothing is changed.
+
+        Raises:
+            PromptError: nothing is asked yet, prompts that the model does not take, or it was stopped.
+        """
         with self.lock:
+            self.stop.clear()
             each = self.objects[self.active]
             if not each.is_asked:
                 raise PromptError("there is nothing to compare", expected="a click, a box or a sentence", found="none")
-            return each.mask if choice == self.choice else self._by(each, choice).mask
+            if choice == self.choice:
+                return each.mask
+            answered = self._by(each, choice)
+            if self.stop.is_set():  # half a mask is not to be scored
+                raise PromptError("stopped", expected=f"the mask by {choice}", found="a part of it")
+            return answered.mask
 
     # -- objects and history -------------------------------------------------------------------------------------------
 
@@ -360,11 +381,9 @@ class Workspace:
     def clear(self) -> None:
         """Forget the active object's prompts and mask; its name and colour stay."""
         with self.lock:
-            shape, old = self.opened().shape_zyx, self.objects[self.active]
+            shape = self.opened().shape_zyx
             self._remember()
-            new = Segmented.empty(self.active + 1, shape)
-            new.thing.name, new.thing.colour, new.is_visible = old.thing.name, old.thing.colour, old.is_visible
-            self.objects[self.active] = new
+            self._put(Segmented.empty(self.active + 1, shape))
 
     def undo(self) -> bool:
         """Take the last change back; False if there is none."""
@@ -379,10 +398,10 @@ class Workspace:
     def _go_back_to(self, step: Step | None) -> bool:
         if step is None:
             return False
-        hidden = {i for i, each in enumerate(self.objects) if not each.is_visible}
-        self.objects, self.active, self.choice = [each.copy() for each in step.objects], step.active, step.choice
-        for i, each in enumerate(self.objects):  # hiding is no change to be taken back
-            each.is_visible = i not in hidden
+        before, self.objects = self.objects, [each.copy() for each in step.objects]
+        self.active, self.choice = step.active, step.choice
+        for new, old in zip(self.objects, before, strict=False):  # the last one may be one more, or gone
+            new.looks_as(old)
         return True
 
     def _now(self) -> Step:

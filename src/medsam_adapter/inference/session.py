@@ -53,6 +53,11 @@ class SessionObject:
     intensity: str | None = None
     window_hu: tuple[float, float] | None = None
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether anything was said of it: a click, a box or a sentence."""
+        return bool(self.prompt.points or self.prompt.boxes or self.prompt.text)
+
 
 @dataclass
 class Session:
