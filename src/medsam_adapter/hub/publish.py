@@ -118,7 +118,10 @@ def _stage(run: Path, output: Path, options: PushOptions, token: str | bool | No
         if (facts.folder / name).is_file():
             _copy_clean(facts.folder / name, output / name)
     (output / "recipe.yaml").write_text(
-        yaml.safe_dump(recipe_without_paths(facts.recipe, base), sort_keys=False, allow_unicode=True), encoding="utf-8"
+        yaml.safe_dump(
+            recipe_without_paths(facts.recipe, facts.started_from or base), sort_keys=False, allow_unicode=True
+        ),
+        encoding="utf-8",
     )
     for folder, result in results:
         _write_result(folder, result, output / EVALUATION)
