@@ -244,7 +244,10 @@ def test_a_base_on_this_disk_only(hub, tiny_base, make_run):
 
 def test_a_text_model_on_this_disk_only(hub, shipped, make_run, tiny_clip):
     run = make_run(use_text=True, text_model=tiny_clip, text_width=12)
-    refused(lambda: push(run), "text model lies in a folder")
+    for full in (False, True):
+        refused(lambda full=full: push(run, full=full, force=True), "text model lies in a folder")
+        refused(lambda full=full: MSAModel.from_pretrained(run).push_to_hub(REPO, full=full), "text model lies")
+    assert hub.repos == {}
 
 
 @pytest.mark.parametrize("missing", ["best.json", "recipe.yaml", "config.json", "adapter_model.safetensors"])
@@ -401,10 +404,17 @@ def test_a_model_in_memory(hub, run, inputs_for):
                        model.vision_encoder.pos_embed)  # fmt: skip
 
 
-def test_a_model_in_memory_on_a_local_base(hub, tiny_base, make_run):
+def test_a_model_in_memory_on_a_local_base(hub, tiny_base, make_run, tmp_path):
     model = MSAModel.from_pretrained(make_run(base=tiny_base))
     refused(lambda: model.push_to_hub(REPO), "base lies in a folder of this machine")
     assert hub.repos == {}
+    model.push_to_hub(REPO, full=True)
+    model.save_pretrained(tmp_path / "saved", full=True, push_to_hub=True, repo_id="org/saved")
+    for repo in (hub.repo(REPO), hub.repo("org/saved")):
+        assert str(tiny_base).encode() not in b"".join(repo.files.values())
+        adapter = json.loads(repo.files["config.json"])["adapter_configs"]["default"]
+        assert adapter["base_model_name_or_path"] == tiny_base.name
+    MSAModel.from_pretrained(REPO)
 
 
 def test_saving_can_publish_as_transformers_does(hub, run, tmp_path):
