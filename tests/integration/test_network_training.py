@@ -161,6 +161,7 @@ def test_compare_trains_scores_and_goes_on_after_a_failure(data, tmp_path, in_th
     assert "LoRA failed: it broke" in out and "ResUNet" in out and "BEAL" in out
     table = (output / "table.md").read_text()
     assert table.index("SAM as it is") < table.index("prompted") < table.index("without prompts")
+    assert EvaluationResult.load(output / "sam" / "box").settings["image_size"] == 64  # as the others see them
     first = len(in_this_process)
     assert sum(words[0] == "train" for words in in_this_process) == 2
     scored = [words for words in in_this_process if words[0] == "evaluate"]

@@ -150,5 +150,6 @@ def _picture_options(recipe, dataset) -> list[str]:
     else:
         intensity = data.intensity or dataset.intensity
         words = ["--intensity", intensity] if intensity else []
-    orientation = data.orientation or dataset.orientation
+    orientation, size = data.orientation or dataset.orientation, recipe.model.image_size
+    words += ["--image-size", str(size)] if size else []
     return [*words, *(["--orientation", orientation] if orientation else [])]
