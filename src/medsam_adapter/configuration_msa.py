@@ -14,6 +14,8 @@ class MSAConfig(SamConfig):
         num_slices: slices that a volume is encoded in at a time (1 for a model of images).
         adapter_configs: only in a full repo (base and adapters in one file): {adapter name: MSAAdapterConfig as a
             dict}.
+        active_adapters: only in a full repo: names of those that answer; id2label is the first one's. None in files of
+            before, of which the last by name answers.
 
     `id2label` says what the adapter segments; the paper's 2-D and 3-D models differ only in the adapter's `use_depth`.
     """
@@ -21,6 +23,7 @@ class MSAConfig(SamConfig):
     model_type = "msa"
     num_slices: int = 1
     adapter_configs: dict | None = None
+    active_adapters: list | None = None
 
     @classmethod
     def from_sam(cls, sam: SamConfig, **changes) -> MSAConfig:

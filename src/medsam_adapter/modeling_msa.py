@@ -25,6 +25,7 @@ from medsam_adapter.adapters.fast_layer import make_fast
 from medsam_adapter.adapters.files import AdapterConfig, config_from_plain, plain_config, save_adapter
 from medsam_adapter.adapters.pickles import find_pickle, pickled, refuse_pickle_file
 from medsam_adapter.adapters.reading import damage_told, unreadable
+from medsam_adapter.adapters.switching import adapter_layers, switch_to, train_only
 from medsam_adapter.adapters.tuner import register_peft_method
 from medsam_adapter.adapters.vision_layer import volume_chunk
 from medsam_adapter.backbones import base_name, resolve_base
@@ -39,6 +40,16 @@ from medsam_adapter.prompts.decode import decode_masks
 from medsam_adapter.prompts.text import embed_objects
 from medsam_adapter.several_adapters import SeveralAdapters, with_adapter
 
+PUSH_ARGUMENTS = (
+    "repo_id",
+    "commit_message",
+    "commit_description",
+    "private",
+    "token",
+    "revision",
+    "create_pr",
+    "tags",
+)
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "proxies")
 
 
@@ -77,6 +88,10 @@ class MSAModel(SeveralAdapters, PushesToHub, SamModel):
         for name, values in (config.adapter_configs or {}).items():  # a full repo: its file holds these weights too
             inject_adapter_in_model(config_from_plain(values), self, name)
             self._hf_peft_config_loaded = True
+        active = [name for name in config.active_adapters or () if name in (config.adapter_configs or {})]
+        if active:
+            switch_to(adapter_layers(self), active)
+            self._shown = active[0]
 
     # -- building ------------------------------------------------------------------------------------------------------
 
@@ -161,7 +176,8 @@ class MSAModel(SeveralAdapters, PushesToHub, SamModel):
 
         Args:
             adapter_name: name under which the adapter is loaded.
-            is_trainable: leave the adapter's weights trainable.
+            is_trainable: leave the adapter's weights trainable; without it, and of the base, none are. Only of a plain
+                SAM, which has no adapter, all stay trainable.
             revision: branch, tag or commit of *this* repo; the base's is the one recorded in the adapter.
 
         Raises:
@@ -205,6 +221,9 @@ class MSAModel(SeveralAdapters, PushesToHub, SamModel):
                     raise pickled(name, found) from error
                 raise
             model.name_or_path = base_name(name)
+            if model._hf_peft_config_loaded:
+                model.requires_grad_(False)
+                train_only(adapter_layers(model), model.active_adapters() if is_trainable else [])
             return model
         return open_adapter(cls, at, args, config, adapter_name, is_trainable, source, hub, kwargs)
 
@@ -215,17 +234,38 @@ class MSAModel(SeveralAdapters, PushesToHub, SamModel):
 
         Args:
             full: also the base's weights; such a folder opens without any other.
-            adapter_name: which adapter; the active one by default.
+            adapter_name: which adapter; the active one by default. `full` writes all and takes no name.
             state_dict: the weights to write where the model holds only parts of them (FSDP), as in transformers; for an
                 adapter its own are enough.
 
         Raises:
-            CheckpointError: if only the adapter is to be saved and nobody knows where the base is to be found.
+            CheckpointError: if only the adapter is to be saved and nobody knows where the base is to be found, or
+                several are active and none is named; or if one is named with `full`.
         """
         folder = Path(save_directory)
+        if full and adapter_name is not None:
+            raise CheckpointError(
+                "a full save holds all adapters, so none can be chosen", file=folder,
+                expected="full=True without a name",
+                found=f"adapter_name={adapter_name!r}", hint="leave out full=True, or delete_adapter the others first",
+            )  # fmt: skip
+        is_pushed = kwargs.pop("push_to_hub", False)
+        push = {key: kwargs.pop(key) for key in PUSH_ARGUMENTS if is_pushed and key in kwargs}
         if not self._hf_peft_config_loaded or full:
-            return self._save_full(folder, *args, **kwargs)
-        name = adapter_name or self.active_adapters()[0]
+            self._save_full(folder, *args, **kwargs)
+        else:
+            self._save_adapter(folder, adapter_name, kwargs.get("state_dict"))
+        if is_pushed:
+            self.push_to_hub(push.pop("repo_id", folder.name), full=full, adapter_name=adapter_name, **push)
+
+    def _save_adapter(self, folder: Path, adapter_name: str | None, state_dict: dict[str, Tensor] | None) -> None:
+        names = [adapter_name] if adapter_name else self.active_adapters()
+        if len(names) > 1:
+            raise CheckpointError(
+                "several adapters are active, and a folder holds one", file=folder, expected='adapter_name="NAME"',
+                found=", ".join(names), hint="save each into a folder of its own, or all with full=True",
+            )  # fmt: skip
+        [name] = self._known(names)
         base = self.peft_config[name].base_model_name_or_path or self.base_name
         if not base:
             raise CheckpointError(
@@ -236,16 +276,17 @@ class MSAModel(SeveralAdapters, PushesToHub, SamModel):
                 hint="save the base first, or use save_pretrained(..., full=True)",
             )
         folder.mkdir(parents=True, exist_ok=True)
-        save_adapter(self, folder, name, base, kwargs.get("state_dict"))
+        save_adapter(self, folder, name, base, state_dict)
         self.config.architectures = [type(self).__name__]
+        self.config.adapter_configs = self.config.active_adapters = None
         with self.using_adapter(name):  # its labels
             self.config.save_pretrained(folder)
-        if kwargs.pop("push_to_hub", False):
-            self.push_to_hub(kwargs.pop("repo_id", folder.name), adapter_name=name, **kwargs)
 
     def _save_full(self, folder: Path, *args, **kwargs) -> None:
         had = self._hf_peft_config_loaded
         if had:
+            shown = self._shown_adapter()
+            self.config.active_adapters = sorted(self.active_adapters(), key=lambda name: name != shown)
             self.config.adapter_configs = {name: plain_config(each) for name, each in self.peft_config.items()}
             # Otherwise the renaming of keys by the last load of an adapter would be undone in the file.
             kwargs["save_original_format"] = False
@@ -253,7 +294,7 @@ class MSAModel(SeveralAdapters, PushesToHub, SamModel):
         try:
             super().save_pretrained(folder, *args, **kwargs)
         finally:
-            self._hf_peft_config_loaded, self.config.adapter_configs = had, None
+            self._hf_peft_config_loaded, self.config.adapter_configs, self.config.active_adapters = had, None, None
 
     @property
     def text_model(self) -> str | None:

@@ -5,7 +5,8 @@
     model.set_adapter("amos22")
     masks = model(**inputs, adapter="btcv").pred_masks
 
-What goes with an adapter is switched too: the labels in `config.id2label`, and `config.num_slices`.
+What goes with an adapter is switched too: the labels in `config.id2label`, and `config.num_slices`. A change of these
+in the config is one of the adapter that was set last; labels that nobody knows are transformers' LABEL_0 and LABEL_1.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from medsam_adapter.adapters.switching import (
 )
 from medsam_adapter.backbones import base_name, resolve_base
 from medsam_adapter.errors import CheckpointError
+
+UNKNOWN_LABELS = {0: "LABEL_0", 1: "LABEL_1"}
 
 if TYPE_CHECKING:
     from transformers import SamModel as _Model  # what this is mixed into
@@ -77,17 +80,27 @@ class SeveralAdapters(_Model):
     """Mixin of `MSAModel`, in front of transformers' `PeftAdapterMixin`."""
 
     _hf_peft_config_loaded: bool  # transformers': whether there is an adapter
+    _shown: str | None = None  # the adapter whose labels and slices the config says
 
     @property
     def loaded_adapters(self) -> dict[str, LoadedAdapter]:
         """{adapter name: where it came from and what goes with it}."""
         return self.__dict__.setdefault("_loaded_adapters", {})
 
-    def _remember_active(self) -> None:
-        """What the config says now belongs to the active adapters; note it before others join them."""
-        for name in active_adapters(self, even_if_off=True):
-            facts = LoadedAdapter(id2label=dict(self.config.id2label), num_slices=self.config.num_slices)
-            self.loaded_adapters.setdefault(name, facts)
+    def _shown_adapter(self) -> str | None:
+        """The adapter that the config speaks of: the first of those set last, or of a model that was just opened."""
+        if self._shown not in getattr(self, "peft_config", {}):
+            self._shown = next(iter(active_adapters(self, even_if_off=True)), None)
+        return self._shown
+
+    def _remember_shown(self) -> None:
+        """Note what the config says now with the adapter that it belongs to, before another one is shown."""
+        name = self._shown_adapter()
+        if name is not None:
+            facts = self.loaded_adapters.setdefault(name, LoadedAdapter())
+            labels = dict(self.config.id2label)
+            facts.id2label = None if labels == UNKNOWN_LABELS else labels
+            facts.num_slices = self.config.num_slices
 
     def load_adapter(
         self,
@@ -131,7 +144,7 @@ class SeveralAdapters(_Model):
             self._refuse_image_size(config.vision_config.image_size, at)
         adapter.inference_mode = not is_trainable
         self._try_on_twin(at, name, hub)
-        self._remember_active()
+        self._remember_shown()
         before, was_trained = active_adapters(self), has_trained(adapter_layers(self))
         with warnings.catch_warnings():  # PEFT wonders whether a second adapter is wanted
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
@@ -142,7 +155,7 @@ class SeveralAdapters(_Model):
             at,
             hub,
             dict(config.id2label) if config is not None else None,
-            getattr(config, "num_slices", adapter.num_slices if getattr(adapter, "use_depth", False) else 1),
+            getattr(config, "num_slices", _slices_of(adapter)),
         )
         layers = adapter_layers(self)
         switch_to(layers, before)
@@ -151,11 +164,31 @@ class SeveralAdapters(_Model):
             self.set_adapter(name)
 
     def add_adapter(self, adapter_config, adapter_name: str | None = None) -> None:
-        """Add a fresh adapter and make it the active one, the only one that is trained."""
-        if self._hf_peft_config_loaded:
-            self._remember_active()
+        """Add a fresh adapter and make it the active one, the only one that is trained.
+
+        The labels in the config are a first adapter's; those of one beside others are not known until they are set.
+        """
+        name, is_first = adapter_name or "default", not self._hf_peft_config_loaded
+        if not is_first:
+            self._remember_shown()
         super().add_adapter(adapter_config, adapter_name)
-        self.set_adapter(adapter_name or "default", is_trainable=True)
+        if is_first:
+            self._shown = name
+        self.set_adapter(name, is_trainable=True)
+
+    def delete_adapter(self, adapter_names: Sequence[str] | str) -> None:
+        """Remove adapters and all that is known of them; of those that stay one becomes active if none is.
+
+        Raises:
+            CheckpointError: no adapter of that name.
+        """
+        names = self._known(adapter_names)
+        self._remember_shown()
+        super().delete_adapter(names)
+        for name in names:
+            self.loaded_adapters.pop(name, None)
+        if self._shown in names:
+            self._show(active_adapters(self, even_if_off=True) if self._hf_peft_config_loaded else [])
 
     def delete_adapter(self, adapter_names: list[str] | str) -> None:
         """Remove adapters, and what is known of them."""
@@ -173,6 +206,7 @@ class SeveralAdapters(_Model):
             CheckpointError: no adapter of that name.
         """
         names = self._known(adapter_name)
+        self._remember_shown()
         layers = adapter_layers(self)
         switch_to(layers, names)
         if is_trainable is not None or has_trained(layers):
@@ -201,13 +235,14 @@ class SeveralAdapters(_Model):
             CheckpointError: no adapter of that name.
         """
         names = self._known(adapter) if adapter else []
-        labels, slices = self.config.id2label, self.config.num_slices
+        shown, labels, slices = self._shown_adapter(), self.config.id2label, self.config.num_slices
         with adapters_on(self, names):
-            self._show(names)
+            if names:
+                self._show(names)
             try:
                 yield
             finally:
-                self.config.id2label, self.config.num_slices = labels, slices
+                self._shown, self.config.id2label, self.config.num_slices = shown, labels, slices
 
     # -- checks --------------------------------------------------------------------------------------------------------
 
@@ -225,13 +260,16 @@ class SeveralAdapters(_Model):
         return names
 
     def _show(self, names: Sequence[str]) -> None:
-        """Labels and slices of the first of these adapters, in the config."""
-        facts = self.loaded_adapters.get(names[0]) if names else None
+        """Labels and slices of the first of these adapters, in the config; without one, those of a plain SAM."""
+        name = names[0] if names else None
+        if name is not None and name == self._shown:
+            return  # the config may know better than what was noted
+        facts = self.loaded_adapters.get(name) if name else None
         if facts is None:
-            return
+            facts = LoadedAdapter(num_slices=_slices_of(self.peft_config[name]) if name else 1)
+        self._shown = name
         self.config.num_slices = facts.num_slices
-        if facts.id2label is not None:
-            self.config.id2label = dict(facts.id2label)
+        self.config.id2label = dict(facts.id2label or UNKNOWN_LABELS)
 
     def _refuse_name(self, name: str, at: str) -> None:
         is_taken = name in getattr(self, "peft_config", {})
@@ -291,6 +329,10 @@ def _config_of(at: str, hub: dict) -> SamConfig | None:
     except (OSError, ValueError):
         return None
     return config if isinstance(config, SamConfig) else None
+
+
+def _slices_of(adapter) -> int:
+    return adapter.num_slices if getattr(adapter, "use_depth", False) else 1
 
 
 def _kind(adapter) -> str:

@@ -36,7 +36,7 @@ def data(tmp_path_factory):
     return root
 
 
-def recipe(data, output, **sections):
+def recipe(data, output, /, **sections):
     values = {
         "model": {"method": "resunet", "size": "tiny"},
         "data": {"path": str(data), "intensity": "percentile", "val_fraction": 0.25, "test_fraction": 0.25},
@@ -161,6 +161,7 @@ def test_compare_trains_scores_and_goes_on_after_a_failure(data, tmp_path, in_th
     assert "LoRA failed: it broke" in out and "ResUNet" in out and "BEAL" in out
     table = (output / "table.md").read_text()
     assert table.index("SAM as it is") < table.index("prompted") < table.index("without prompts")
+    assert EvaluationResult.load(output / "sam" / "box").settings["image_size"] == 64  # as the others see them
     first = len(in_this_process)
     assert sum(words[0] == "train" for words in in_this_process) == 2
     scored = [words for words in in_this_process if words[0] == "evaluate"]
@@ -170,6 +171,57 @@ def test_compare_trains_scores_and_goes_on_after_a_failure(data, tmp_path, in_th
     assert run(command) == 0
     assert [words[0] for words in in_this_process[first:]] == ["train"]  # only the failed one is tried again
     assert json.loads((output / "resunet" / "outcome.json").read_text())["trained_parameters"] > 1000
+
+
+@pytest.fixture
+def compare(tmp_path, in_this_process, capsys):
+    """compare(data, *words, **sections of the recipe) -> (the table's title, what it printed while at it)."""
+
+    def call(data, /, *words, **sections):
+        file = tmp_path / "recipe.yaml"
+        file.write_text(recipe(data, tmp_path / "unused", **sections).to_yaml())
+        command = ["compare", str(file), "--size", "tiny", "-o", str(tmp_path / "compare"), "--json", *words]
+        assert run([*command, "--methods", "resunet"]) == 0
+        printed = capsys.readouterr()
+        return json.loads(printed.out[printed.out.index('{\n "title"') :])["title"], printed.err
+
+    return call
+
+
+def _more_cases(root):
+    for folder in ("imagesTr", "labelsTr"):
+        for number in range(msd.NUM_CASES):
+            file = root / folder / f"liver_{number}.nii.gz"
+            file.with_name(f"liver_{number + 10}.nii.gz").write_bytes(file.read_bytes())
+    content = json.loads((root / "dataset.json").read_text())
+    names = [file.name for file in sorted((root / "labelsTr").iterdir())]
+    content["training"] = [{"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in names]
+    (root / "dataset.json").write_text(json.dumps(content | {"numTraining": len(names)}))
+
+
+def _another_mask(root):
+    first, second = (root / f"labelsTr/liver_{number}.nii.gz" for number in (0, 1))
+    first.write_bytes(second.read_bytes())
+
+
+@pytest.mark.parametrize(("change", "cases"), [(_more_cases, "2 test cases"), (_another_mask, "1 test case")])
+def test_scores_of_the_data_of_before_are_not_shown_for_those_of_now(tmp_path, compare, change, cases):
+    root, words = tmp_path / "set", ("--epochs", "1")
+    msd.write(root)
+    title, _ = compare(root, *words)
+    assert ", 1 test case, " in title
+    assert "done before" in compare(root, *words)[1]
+    change(root)
+    title, said = compare(root, *words)
+    assert "done before" not in said and f", {cases}, " in title
+    scored = EvaluationResult.load(tmp_path / "compare" / "resunet" / "1-point")
+    assert len({case.case_id for case in scored.cases}) == int(cases[0])
+
+
+def test_the_title_says_how_many_cases_were_scored_and_how_long_each_was_trained(data, compare):
+    halved = {"data": {"test_fraction": 0.5}, "optim": {"epochs": 20, "minutes": 0.02}}
+    assert compare(data, "--max-cases", "1", **halved)[0] == "Liver, 1 test case, 0.02 min each"
+    assert compare(data, "--epochs", "1", **halved)[0] == "Liver, 2 test cases, 1 epoch each"
 
 
 def test_the_time_of_all_attempts_counts_and_a_stop_is_on_record(tmp_path, monkeypatch):

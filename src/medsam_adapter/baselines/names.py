@@ -15,3 +15,7 @@ BASELINES = {
     "medsegdiff": "MedSegDiff",
 }
 """{name, also of the file: class in it}."""
+
+NETWORK_FILE = "network.json"
+WEIGHTS_FILE = "network.safetensors"
+"""Plan and weights in the run folder of a network; a folder that has the first is opened as one."""

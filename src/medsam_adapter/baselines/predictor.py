@@ -14,14 +14,12 @@ from torch import nn
 from medsam_adapter.adapters.reading import READ_ERRORS
 from medsam_adapter.baselines import get_baseline
 from medsam_adapter.baselines.base import Baseline
+from medsam_adapter.baselines.names import NETWORK_FILE, WEIGHTS_FILE
 from medsam_adapter.data.patches.plan import Plan
 from medsam_adapter.data.sample import Scan
 from medsam_adapter.errors import CheckpointError
 from medsam_adapter.processing_msa import MSAProcessor
 from medsam_adapter.writing import write_text
-
-NETWORK_FILE = "network.json"
-WEIGHTS_FILE = "network.safetensors"
 
 
 class NetworkPredictor:

@@ -36,6 +36,7 @@ def compare_command(
     from rich.console import Console
 
     from medsam_adapter.comparison.contestants import CONTESTANTS, ZERO_SHOT, chosen
+    from medsam_adapter.comparison.data_state import data_state
     from medsam_adapter.comparison.runs import run_method
     from medsam_adapter.comparison.table import comparison_grid
     from medsam_adapter.data.splits import save_split
@@ -55,8 +56,9 @@ def compare_command(
     names = chosen(methods)
     loaded = load_recipe(recipe, context.args)
     data = open_data(loaded.data)
-    if part not in data.split or not data.split[part]:
-        filled = ", ".join(name for name, ids in data.split.items() if ids)
+    scored = _scored(data, part)[:max_cases]
+    if not scored:
+        filled = ", ".join(name for name in data.split if _scored(data, name))
         raise RecipeError(
             f"the split has no {part} cases to score", file=recipe, expected=filled, found=part,
             hint="set data.test_fraction, or choose --part",
@@ -71,17 +73,18 @@ def compare_command(
     }  # fmt: skip
     evaluation = _evaluation_options(loaded.data, split, part, seed, max_cases)
     pictures = _picture_options(loaded, data.dataset)
+    state = data_state(data.dataset, data.split)
+    cases = f"{len(scored)} {part} case{'s' if len(scored) > 1 else ''}"
+    title = f"{data.dataset.name}, {cases}, {_length_in_words(loaded.optim, budget, epochs)} each"
     outcomes = {}
     for number, name in enumerate(names, 1):
         say = lambda what, number=number: typer.echo(f"{number}/{len(names)}  {what}", err=True)  # noqa: E731
         is_sam = CONTESTANTS[name].group == ZERO_SHOT
         words = [*evaluation, *(pictures if is_sam else [])]
-        outcomes[name] = run_method(name, resolved, common, words, loaded.model.base, output, say)
+        outcomes[name] = run_method(name, resolved, common, words, loaded.model.base, output, say, state)
         if outcomes[name].failed:
             say(f"{name} failed: {outcomes[name].failed}")
         # After each method, so that a look is possible at any time and nothing is lost.
-        length = budget or f"{epochs or loaded.optim.epochs} epochs"
-        title = f"{data.dataset.name}, {len(data.split[part])} {part} cases, {length} each"
         grid = comparison_grid(outcomes, title, protocol_of_layout(data.dataset.layout))
         write_tables(output, [grid])
     if as_json:
@@ -106,6 +109,20 @@ def _length(budget: str, epochs: int | None) -> dict[str, float | int | None]:
     if not match or not float(match[1]):
         raise RecipeError("--budget is no time", expected="90s, 20m or 2h", found=budget)
     return {"optim.minutes": float(match[1]) * {"s": 1 / 60, "m": 1, "h": 60}[match[2]]}
+
+
+def _length_in_words(optim, budget: str, epochs: int | None) -> str:
+    """How long each method is trained: as the options say, else as the recipe's section `optim` does."""
+    if budget or (optim.minutes and not epochs):
+        return budget or f"{optim.minutes:g} min"
+    count = epochs or optim.epochs
+    return f"{count} epoch{'s' if count > 1 else ''}"
+
+
+def _scored(data, part: str) -> list[str]:
+    """Ids of the cases of a part of the split that have a reference."""
+    labelled = {case.case_id for case in data.dataset.labelled}
+    return [case_id for case_id in data.split.get(part, ()) if case_id in labelled]
 
 
 def _evaluation_options(data, split: Path, part: str, seed: int, max_cases: int | None) -> list[str]:
@@ -133,5 +150,6 @@ def _picture_options(recipe, dataset) -> list[str]:
     else:
         intensity = data.intensity or dataset.intensity
         words = ["--intensity", intensity] if intensity else []
-    orientation = data.orientation or dataset.orientation
+    orientation, size = data.orientation or dataset.orientation, recipe.model.image_size
+    words += ["--image-size", str(size)] if size else []
     return [*words, *(["--orientation", orientation] if orientation else [])]

@@ -56,6 +56,9 @@ def evaluate_command(
     intensity: Annotated[str | None, typer.Option(help="For models that have none saved, such as plain SAM.")] = None,
     window: Annotated[str | None, typer.Option(help="LOW,HIGH in HU, likewise.")] = None,
     orientation: Annotated[str | None, typer.Option(help="LPS, LIP or PIL, likewise.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the model's picture in pixels, likewise.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for all files; outputs/evaluation if left out.")
     ] = None,
@@ -104,9 +107,10 @@ def evaluate_command(
     pictures = picture_settings(
         models, chosen.dataset, {"intensity": intensity, "window": window, "orientation": orientation}
     )
+    sizes = {"image_size": image_size} if image_size else {}
     folder = output or DEFAULT_OUTPUT
     settings = dict(per=unit, targets=targets, seed=seed or 0, bank=bank, raters=raters, replay=asked)
-    results = evaluate_models(models, chosen, kinds, settings, pictures, folder, as_json, protocol)
+    results = evaluate_models(models, chosen, kinds, settings, pictures | sizes, folder, as_json, protocol)
     if process_index() == 0:  # of the processes of `accelerate launch` one writes and prints
         report(results, folder, len(chosen.cases), paper, chosen.notes, as_json)
 

@@ -29,7 +29,7 @@ class Outcome:
     """How one method fared.
 
     Attributes:
-        key: a hash of all that made it; another recipe or budget makes another.
+        key: a hash of all that made it; another recipe, budget, split or state of the data makes another.
         failed: why it failed, "" if it did not.
         minutes: of training, reading and planning included, over all attempts that went on from each other.
         peak_mb: largest resident memory of the training process.
@@ -64,6 +64,7 @@ def run_method(
     base: str,
     output: Path,
     say: Callable[[str], None],
+    state: str = "",
 ) -> Outcome:
     """Train one method and score it; nothing where that is done already.
 
@@ -73,11 +74,12 @@ def run_method(
         evaluation: words of `msa evaluate` behind the model.
         base: what SAM as it is stands for.
         say: told what is being done.
+        state: of the data and their split (`data_state`); in another one, all is done again.
     """
     method, folder = CONTESTANTS[name], output / name
     folder.mkdir(parents=True, exist_ok=True)
     words = _training_words(method, recipe, {**overrides, **method.overrides}, folder / "run")
-    made_of = json.dumps([words, recipe.read_text(encoding="utf-8"), evaluation, base, method.prompts])
+    made_of = json.dumps([words, recipe.read_text(encoding="utf-8"), evaluation, base, method.prompts, state])
     key = hashlib.sha256(made_of.encode()).hexdigest()
     found = Outcome.load(folder)
     if found and found.key == key and not found.failed:

@@ -106,6 +106,12 @@ def _resized(labels: np.ndarray, letterbox: Letterbox) -> Tensor:
     return F.pad(resized, (0, letterbox.image_size - width, 0, letterbox.image_size - height))
 
 
+def _within(labels: Tensor, resized_hw: tuple[int, int]) -> Tensor:
+    """(D, S, S) labels without what lies outside the part of the frame that the picture fills."""
+    height, width = resized_hw
+    return F.pad(labels[:, :height, :width], (0, labels.shape[2] - width, 0, labels.shape[1] - height))
+
+
 def mask_of(labels: Tensor, target: tuple[int, ...]) -> Tensor:
     """Where a label map shows a target: bool, of its shape."""
     if len(target) == 1:  # much the faster one
@@ -166,9 +172,10 @@ class PromptedDataset(TorchDataset):
         else:
             name, shown = "pixel_values", case.image[first : first + count].float() / 255
             if self.augmentation is not None:
-                changed = self.augmentation(shown, labels, int(rng.integers(2**31)))
-                if self._shows_any(case, changed[1]) or not self._shows_any(case, labels):
-                    shown, labels = changed  # else the only target was tiny, or near the border, and is gone
+                changed, turned = self.augmentation(shown, labels, int(rng.integers(2**31)))
+                turned = _within(turned, case.resized_hw)  # what leaves it is blanked with the picture
+                if self._shows_any(case, turned) or not self._shows_any(case, labels):
+                    shown, labels = changed, turned  # else the only target was tiny, or near the border, and is gone
             shown = self.processor.normalise(shown, case.resized_hw)
         targets = self._targets(case, labels, rng)
         missing = self.chunk_slices - count

@@ -104,7 +104,7 @@ class Models:
         if not names:
             return []
         loaded = self.predictor.model.loaded_adapters.get(names[0])
-        named = loaded.id2label if loaded and loaded.id2label else self.predictor.model.config.id2label
+        named = (loaded.id2label or {}) if loaded else self.predictor.model.config.id2label
         return [name for value, name in named.items() if int(value) and not name.startswith("LABEL_")]
 
     def source(self, choice: str) -> tuple[str | None, bool]:

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from medsam_adapter.backbones import resolve_base
+from medsam_adapter.baselines.names import NETWORK_FILE, WEIGHTS_FILE
 
 _PATTERNS = ("adapter_model.safetensors", "adapter_model.bin", "model*.safetensors", "pytorch_model*.bin")
 
@@ -13,7 +14,8 @@ _PATTERNS = ("adapter_model.safetensors", "adapter_model.bin", "model*.safetenso
 def weight_files(name: str | Path) -> list[Path]:
     """The weight files of a run folder, a shipped backbone or a Hub repo in the cache; empty if there are none.
 
-    Of a run folder these are the adapter's: the base is named in its `adapter_config.json`. Nothing is downloaded.
+    Of a run folder these are the adapter's: the base is named in its `adapter_config.json`. A folder with a network
+    opens as that network, whatever lies beside it. Nothing is downloaded.
     """
     folder = Path(resolve_base(name))
     if not folder.is_dir():
@@ -28,7 +30,8 @@ def weight_files(name: str | Path) -> list[Path]:
         if not cached:
             return []
         folder = cached[0]
-    return next((files for pattern in _PATTERNS if (files := sorted(folder.glob(pattern)))), [])
+    patterns = (WEIGHTS_FILE,) if (folder / NETWORK_FILE).is_file() else _PATTERNS
+    return next((files for pattern in patterns if (files := sorted(folder.glob(pattern)))), [])
 
 
 def model_sha256(name: str | Path) -> str | None:

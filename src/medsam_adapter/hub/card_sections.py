@@ -131,14 +131,25 @@ def made_with(facts: RunFacts, publication: Publication | None) -> list[str]:
         *([f"- cite the data: {data['citation']}"] if data.get("citation") else []),
         f"- intensity `{recipe['data']['intensity'] or 'as the layout advises, see preprocessor_config.json'}`",
         f"- base: `{base}`" + (f", licence {publication.base_licence or 'unknown'}" if publication else ""),
+        *(
+            [f"- started from the adapter `{facts.started_from}`, which is not published with it"]
+            if facts.started_from
+            else []
+        ),
         facts.trained.detail,
         f"- parameters: {trained:,} trained of {total:,} ({100 * trained / total:.2g} %), {facts.size_mb:.1f} MB",
         *([f"- versions: {', '.join(versions)}"] if versions else []),
-        "- `recipe.yaml`, `versions.json` and `split.json` in this folder make it again: "
-        + ("`msa train recipe.yaml --data.path FOLDER`" if publication else "`msa train recipe.yaml`"),
+        *_made_again(facts, publication),
         "",
     ]
     return lines
+
+
+def _made_again(facts: RunFacts, publication: Publication | None) -> list[str]:
+    files = "- `recipe.yaml`, `versions.json` and `split.json` in this folder"
+    if publication and facts.started_from:
+        return [f"{files} say how it was trained; that adapter is needed to do it again"]
+    return [f"{files} make it again: `msa train recipe.yaml{' --data.path FOLDER' if publication else ''}`"]
 
 
 def cost(facts: RunFacts) -> list[str]:

@@ -35,7 +35,7 @@ def without_paths(content: Any, key: str = "") -> Any:
 
 
 def recipe_without_paths(recipe: dict[str, Any], base: str) -> dict[str, Any]:
-    """A recipe with names in place of paths; `base` is the backbone as others find it."""
+    """A recipe with names in place of paths; `base` is what it started from, as others find it or by its name."""
     cleaned = without_paths(recipe)
     cleaned["model"]["base"] = base
     return cleaned

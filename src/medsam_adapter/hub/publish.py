@@ -25,7 +25,7 @@ from medsam_adapter.hub.card_sections import Publication
 from medsam_adapter.hub.commit import commit_folder
 from medsam_adapter.hub.licences import base_licence
 from medsam_adapter.hub.private_words import recipe_without_paths, refuse_private_words, without_paths
-from medsam_adapter.hub.push_model import MODEL_FILES, refuse_local_names
+from medsam_adapter.hub.push_model import MODEL_FILES, refuse_local_names, refuse_local_text_model
 from medsam_adapter.hub.run_facts import RunFacts
 from medsam_adapter.modeling_msa import MSAModel
 
@@ -118,7 +118,10 @@ def _stage(run: Path, output: Path, options: PushOptions, token: str | bool | No
         if (facts.folder / name).is_file():
             _copy_clean(facts.folder / name, output / name)
     (output / "recipe.yaml").write_text(
-        yaml.safe_dump(recipe_without_paths(facts.recipe, base), sort_keys=False, allow_unicode=True), encoding="utf-8"
+        yaml.safe_dump(
+            recipe_without_paths(facts.recipe, facts.started_from or base), sort_keys=False, allow_unicode=True
+        ),
+        encoding="utf-8",
     )
     for folder, result in results:
         _write_result(folder, result, output / EVALUATION)
@@ -211,10 +214,12 @@ def _results(facts: RunFacts, options: PushOptions) -> tuple[list[tuple[Path, Ev
 def _published_base(facts: RunFacts, options: PushOptions) -> str:
     """Under which name others find the base."""
     base = options.base or facts.trained.base
-    if facts.is_whole or options.full:
+    adapter = None if facts.is_whole else read_adapter_config(str(facts.folder))
+    if adapter is None or options.full:
+        if adapter is not None:
+            refuse_local_text_model(adapter, facts.folder)
         is_local = Path(base).is_dir() or Path(base).is_absolute()
         return Path(base).name if is_local else base
-    adapter = read_adapter_config(str(facts.folder))
     adapter.base_model_name_or_path = base
     refuse_local_names(adapter, base, facts.folder)
     return base

@@ -6,6 +6,7 @@ card made of them.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,9 +59,12 @@ class PushesToHub(_Model):
             the address of the commit.
 
         Raises:
-            CheckpointError: a base or text model that lies on this machine only, or what the Hub refuses.
+            CheckpointError: a text model that lies on this machine only, or a base unless `full`, more than one active
+                adapter and no name, a name with `full`, or what the Hub refuses.
         """
         is_adapter = self._hf_peft_config_loaded and not full
+        for adapter in self.peft_config.values() if self._hf_peft_config_loaded and full else ():
+            refuse_local_text_model(adapter, repo_id)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             if is_adapter:
@@ -68,7 +72,11 @@ class PushesToHub(_Model):
                 name = adapter_name or self.active_adapters()[0]
                 refuse_local_names(self.peft_config[name], self.base_name, repo_id)
             else:
-                self.save_pretrained(folder, full=True, max_shard_size=max_shard_size)
+                self.save_pretrained(folder, full=True, adapter_name=adapter_name, max_shard_size=max_shard_size)
+                config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+                for stored in (config.get("adapter_configs") or {}).values():
+                    stored["base_model_name_or_path"] = _last_part_if_local(stored.get("base_model_name_or_path"))
+                (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
             (folder / ".gitattributes").unlink(missing_ok=True)
             with hub_errors(repo_id, "cannot be put on the Hub"):
                 # a new branch starts from main
@@ -91,19 +99,36 @@ def refuse_local_names(adapter, base: str | None, file: str | Path) -> None:
     Raises:
         CheckpointError: such a base or text model.
     """
-    names = {"base": adapter.base_model_name_or_path or base}
+    hint = "put the base on the Hub and say which repo it is (msa push --base ORG/NAME), or publish both in one file "
+    _refuse_local("base", adapter.base_model_name_or_path or base, file, hint + "(--full, full=True)")
+    refuse_local_text_model(adapter, file)
+
+
+def refuse_local_text_model(adapter, file: str | Path) -> None:
+    """The text model is in no file of ours, that of a full model neither.
+
+    Raises:
+        CheckpointError: one that lies in a folder of this machine.
+    """
     if getattr(adapter, "use_text", False):
-        names["text model"] = adapter.text_model
-    for what, name in names.items():
-        if name and (Path(name).is_dir() or Path(name).is_absolute() or name.startswith((".", "~"))):
-            raise CheckpointError(
-                f"its {what} lies in a folder of this machine, so nobody else could open the adapter", file=file,
-                expected=f"a {what} on the Hub, or one that ships with medsam-adapter", found=name,
-                hint="put the base on the Hub and say which repo it is (msa push --base ORG/NAME), "
-                "or publish both in one file (--full, full=True)"
-                if what == "base"
-                else "put the text model on the Hub and train with its name as text.model",
-            )  # fmt: skip
+        hint = "put the text model on the Hub and train with its name as text.model"
+        _refuse_local("text model", adapter.text_model, file, hint)
+
+
+def _refuse_local(what: str, name: str | None, file: str | Path, hint: str) -> None:
+    if name and _is_local(name):
+        raise CheckpointError(
+            f"its {what} lies in a folder of this machine, so nobody else could open the adapter", file=file,
+            expected=f"a {what} on the Hub, or one that ships with medsam-adapter", found=name, hint=hint,
+        )  # fmt: skip
+
+
+def _is_local(name: str) -> bool:
+    return Path(name).is_dir() or Path(name).is_absolute() or name.startswith((".", "~"))
+
+
+def _last_part_if_local(name: str | None) -> str | None:
+    return Path(name).name if name and _is_local(name) else name
 
 
 def _short_card(repo_id: str, base: str | None, tags: list[str]) -> str:

@@ -12,9 +12,12 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError, safe_open
 
+from medsam_adapter.backbones import base_name
+from medsam_adapter.baselines.names import NETWORK_FILE
 from medsam_adapter.errors import CheckpointError
 from medsam_adapter.evaluation.model_hash import model_sha256
 from medsam_adapter.evaluation.results import EvaluationResult
+from medsam_adapter.hub.private_words import last_part
 from medsam_adapter.hub.trained import Trained, what_was_trained
 
 NEEDED = ("recipe.yaml", "config.json", "best.json")
@@ -47,8 +50,17 @@ class RunFacts:
 
     @classmethod
     def read(cls, folder: str | Path) -> RunFacts:
-        """Raises CheckpointError for a folder that is no run, or one whose files are broken."""
+        """Raises CheckpointError for a folder that is no run, or a network's, or one whose files are broken."""
         folder = Path(folder)
+        if (folder / NETWORK_FILE).is_file():
+            is_mixed = (folder / "adapter_config.json").is_file() or (folder / "config.json").is_file()
+            raise CheckpointError(
+                "this is a network without prompts, and such are not published", file=folder,
+                expected="the run of an adapter or of a fine-tuned SAM",
+                found=NETWORK_FILE + (" beside the files of a SAM" if is_mixed else ""),
+                hint="train the adapter into a folder of its own" if is_mixed
+                else "msa predict and msa evaluate take the folder as it is",
+            )  # fmt: skip
         missing = [name for name in NEEDED if not (folder / name).is_file()]
         if not missing and not list(folder.glob("*.safetensors")):
             missing = ["adapter_model.safetensors"]
@@ -80,6 +92,12 @@ class RunFacts:
     def is_whole(self) -> bool:
         """Whether the folder holds all weights, and not an adapter."""
         return not (self.folder / "adapter_config.json").exists()
+
+    @property
+    def started_from(self) -> str | None:
+        """Name of the adapter whose weights it started from, without the way to it; None for a fresh one on a SAM."""
+        given = self.recipe["model"]["base"]
+        return None if base_name(given) == base_name(self.trained.base) else last_part(given)
 
     @property
     def targets(self) -> list[str]:

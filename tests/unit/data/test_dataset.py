@@ -143,6 +143,23 @@ def test_only_objects_that_would_vanish_are_filled_up():
     assert got[:, 2].sum() == 0
 
 
+@pytest.mark.parametrize(("shift", "columns"), [(0, [6, 7]), (1, [7]), (2, [6, 7])])
+def test_a_target_moved_into_the_padding_is_blanked_with_the_picture(shift, columns):
+    """The picture fills the left half of the frame; a shift that would blank the whole target is not made."""
+    labels = np.zeros((1, 16, 8), np.uint8)
+    labels[:, :, 6:] = 1
+    sample = Sample("a", Scan(labels.astype(np.float32)), labels, {1: "edge"}, {"edge": (1,)})
+    processor = MSAProcessor(image_size=16, intensity="unit", image_mean=[0] * 3, image_std=[1] * 3)
+
+    def move(image, labels, seed):
+        return image.roll(shift, -1), labels.roll(shift, -1)
+
+    item = PromptedDataset([prepare_case(sample, processor)], processor, 1, 16, 1, augmentation=move)[0]
+    expected = torch.zeros(16, 16)
+    expected[:, columns] = 1
+    assert torch.equal(item["targets"][0, 0], expected) and torch.equal(item["pixel_values"][0, 0], expected)
+
+
 def test_an_augmentation_that_loses_the_only_target_is_not_made():
     labels = np.zeros((2, 16, 16), np.uint8)
     labels[0, 4, 4] = 1

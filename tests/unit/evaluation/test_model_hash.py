@@ -21,6 +21,12 @@ def test_a_run_has_that_of_its_adapter_alone(tmp_path):
     assert model_sha256(tmp_path) == hashlib.sha256(b"adapter").hexdigest()
 
 
+def test_a_network_has_that_of_its_own_weights_whatever_lies_beside_them(tmp_path):
+    for name in ("network.json", "network.safetensors", "adapter_model.safetensors"):
+        (tmp_path / name).write_bytes(name.encode())
+    assert model_sha256(tmp_path) == hashlib.sha256(b"network.safetensors").hexdigest()
+
+
 def test_shards_are_hashed_in_the_order_of_their_names(tmp_path):
     for name, content in (("model-00002-of-00002.safetensors", b"2"), ("model-00001-of-00002.safetensors", b"1")):
         (tmp_path / name).write_bytes(content)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from fake_hub import TOKEN
 from medsam_adapter.cli.main import run as msa
 from medsam_adapter.errors import CheckpointError
+from medsam_adapter.hub.card import write_card
 from medsam_adapter.hub.private_words import refuse_private_words
 from medsam_adapter.hub.publish import PushOptions, push_run, push_space, stage_run
 from medsam_adapter.modeling_msa import MSAModel
@@ -157,6 +158,19 @@ def test_staging_writes_all_or_nothing(shipped, make_run, tmp_path):
     assert not (tmp_path / "look").exists()
 
 
+@pytest.mark.parametrize("first", ["/home/doctor/secret project/msa-first", "outputs/msa-first", "org/msa-first"])
+def test_a_run_that_started_from_an_adapter_says_so(hub, run, first):
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["model"]["base"] = first
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    push(run)
+    files = hub.repo(REPO).files
+    card = files["README.md"].decode()
+    assert "started from the adapter `msa-first`" in card and "on `sam-tiny`" in card and "make it again" not in card
+    assert yaml.safe_load(files["recipe.yaml"])["model"]["base"] == "msa-first"
+    assert b"doctor" not in b"".join(files.values()) and "started from" in write_card(run).read_text()
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
@@ -230,13 +244,31 @@ def test_a_base_on_this_disk_only(hub, tiny_base, make_run):
 
 def test_a_text_model_on_this_disk_only(hub, shipped, make_run, tiny_clip):
     run = make_run(use_text=True, text_model=tiny_clip, text_width=12)
-    refused(lambda: push(run), "text model lies in a folder")
+    for full in (False, True):
+        refused(lambda full=full: push(run, full=full, force=True), "text model lies in a folder")
+        refused(lambda full=full: MSAModel.from_pretrained(run).push_to_hub(REPO, full=full), "text model lies")
+    assert hub.repos == {}
 
 
 @pytest.mark.parametrize("missing", ["best.json", "recipe.yaml", "config.json", "adapter_model.safetensors"])
 def test_not_a_finished_run(hub, run, missing):
     (run / missing).unlink()
     assert missing in refused(lambda: push(run), "not the folder of a finished run").found
+
+
+@pytest.mark.parametrize("is_mixed", [False, True])
+def test_a_network_without_prompts(hub, run, add_result, tmp_path, capsys, is_mixed):
+    """Beside an adapter it is what opens, so the folder's scores are not the adapter's."""
+    (run / "network.json").write_text("{}")
+    shutil.copyfile(run / "adapter_model.safetensors", run / "network.safetensors")
+    if not is_mixed:
+        for name in ("config.json", "adapter_config.json", "adapter_model.safetensors"):
+            (run / name).unlink()
+    add_result(run)
+    error = refused(lambda: push(run), "a network without prompts, and such are not published")
+    assert ("beside" in error.found) == is_mixed and hub.repos == {}
+    assert msa(["zoo", "--local", str(tmp_path / "runs")]) == 0
+    assert "network without prompts" in capsys.readouterr().err
 
 
 def test_no_folder_and_a_broken_file(hub, run, tmp_path):
@@ -372,10 +404,17 @@ def test_a_model_in_memory(hub, run, inputs_for):
                        model.vision_encoder.pos_embed)  # fmt: skip
 
 
-def test_a_model_in_memory_on_a_local_base(hub, tiny_base, make_run):
+def test_a_model_in_memory_on_a_local_base(hub, tiny_base, make_run, tmp_path):
     model = MSAModel.from_pretrained(make_run(base=tiny_base))
     refused(lambda: model.push_to_hub(REPO), "base lies in a folder of this machine")
     assert hub.repos == {}
+    model.push_to_hub(REPO, full=True)
+    model.save_pretrained(tmp_path / "saved", full=True, push_to_hub=True, repo_id="org/saved")
+    for repo in (hub.repo(REPO), hub.repo("org/saved")):
+        assert str(tiny_base).encode() not in b"".join(repo.files.values())
+        adapter = json.loads(repo.files["config.json"])["adapter_configs"]["default"]
+        assert adapter["base_model_name_or_path"] == tiny_base.name
+    MSAModel.from_pretrained(REPO)
 
 
 def test_saving_can_publish_as_transformers_does(hub, run, tmp_path):

@@ -192,6 +192,47 @@ def test_saving_one_of_them(model, runs, inputs_for, tmp_path):
     assert saved.config.id2label == BRAIN and saved.config.num_slices == 4 and model.config.id2label == LIVER
 
 
+@pytest.mark.parametrize("active", ["liver", "brain", ["brain", "liver"]])
+def test_a_full_repo_opens_with_the_adapters_that_were_active(model, inputs_for, tmp_path, active):
+    model.set_adapter(active)
+    want, labels = masks(model, inputs_for("2D")), model.config.id2label
+    model.save_pretrained(tmp_path, full=True)
+    for opened in (MSAModel.from_pretrained(tmp_path), model):
+        assert opened.active_adapters() == sorted([active] if isinstance(active, str) else active)
+        assert opened.config.id2label == labels
+        assert_same(masks(opened, inputs_for("2D")), want)
+
+
+def test_a_full_repo_of_before_opens_as_it_did(model, inputs_for, tmp_path):
+    model.set_adapter("liver")  # the last by name
+    model.save_pretrained(tmp_path, full=True)
+    content = json.loads((tmp_path / "config.json").read_text())
+    content.pop("active_adapters", None)
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert_same(masks(MSAModel.from_pretrained(tmp_path), inputs_for("2D")), masks(model, inputs_for("2D")))
+
+
+def test_what_a_save_would_leave_out_is_said(model, tmp_path):
+    model.set_adapter(["brain", "liver"])
+    with pytest.raises(CheckpointError, match="several adapters are active"):
+        model.save_pretrained(tmp_path / "one")
+    with pytest.raises(CheckpointError, match="full save holds all"):
+        model.save_pretrained(tmp_path / "one", full=True, adapter_name="brain")
+    with pytest.raises(CheckpointError, match="no adapter 'heart'"):
+        model.save_pretrained(tmp_path / "one", adapter_name="heart")
+    assert not (tmp_path / "one").exists()
+    model.save_pretrained(tmp_path / "one", adapter_name="brain")
+    assert MSAModel.from_pretrained(tmp_path / "one").config.id2label == BRAIN
+
+
+@pytest.mark.parametrize("is_trainable", [False, True])
+def test_of_a_full_repo_only_the_active_adapter_is_trained_and_only_if_asked(model, tmp_path, is_trainable):
+    model.save_pretrained(tmp_path, full=True)
+    opened = MSAModel.from_pretrained(tmp_path, is_trainable=is_trainable)
+    trained = {name for name, p in opened.named_parameters() if p.requires_grad}
+    assert trained == ({name for name, _ in opened.named_parameters() if ".liver." in name} if is_trainable else set())
+
+
 def test_the_first_adapter_of_a_plain_sam_becomes_active(runs, inputs_for):
     model = MSAModel.from_base("sam-tiny")
     model.load_adapter(runs["brain"])
@@ -444,3 +485,57 @@ def test_a_fresh_adapter_beside_a_loaded_one(model):
     assert model.config.num_slices == 6
     model.set_adapter("liver")
     assert model.config.num_slices == 1 and model.config.id2label == LIVER
+
+
+SPLEEN, UNKNOWN = {0: "background", 1: "spleen"}, {0: "LABEL_0", 1: "LABEL_1"}
+
+
+def test_no_adapter_shows_or_saves_the_labels_of_another(shipped, tmp_path):
+    small = MSAAdapterConfig(bottleneck_ratio=0.25)
+    model = MSAModel.from_base("sam-tiny", small, adapter_name="a", id2label=SPLEEN)
+    model.add_msa_adapter(small, "b")
+    assert model.config.id2label == UNKNOWN
+    model.config.id2label = LIVER
+    for name, labels in (("a", SPLEEN), ("b", LIVER), ("a", SPLEEN)):
+        model.set_adapter(name)
+        assert model.config.id2label == labels
+    model.set_adapter(["b", "a"])
+    model.set_adapter("a")
+    assert model.config.id2label == SPLEEN
+    model.save_pretrained(tmp_path, adapter_name="b")
+    assert MSAModel.from_pretrained(tmp_path).config.id2label == LIVER
+    model.delete_adapter("b")
+    assert model.config.id2label == SPLEEN and model.active_adapters() == ["a"]
+    model.add_msa_adapter(small, "b")
+    assert model.config.id2label == UNKNOWN
+
+
+def test_a_change_of_the_labels_is_saved_whatever_was_noted_before(model, tmp_path):
+    model.config.id2label = SPLEEN
+    model.save_pretrained(tmp_path)
+    assert MSAModel.from_pretrained(tmp_path).config.id2label == SPLEEN
+    model.set_adapter("brain"), model.set_adapter("liver")
+    assert model.config.id2label == SPLEEN
+
+
+@pytest.mark.parametrize("names", [["liver"], ["brain", "liver"], "liver"])
+def test_what_is_deleted_is_forgotten(model, runs, names):
+    model.delete_adapter(names)
+    assert model.config.id2label == (BRAIN if names in ("liver", ["liver"]) else UNKNOWN)
+    model.add_msa_adapter(MSAAdapterConfig(bottleneck_ratio=0.25), "liver")
+    assert model.config.id2label == UNKNOWN and model.loaded_adapters["liver"].source is None
+    with pytest.raises(CheckpointError, match="no adapter 'heart'"):
+        model.delete_adapter("heart")
+
+
+def test_an_adapter_without_a_config_has_labels_that_nobody_knows(model, make_run):
+    from medsam_adapter.demo.models import Models
+
+    folder = make_run("peft-only", seed=3)
+    (folder / "config.json").unlink()
+    menu = Models(MSAPredictor(model, device="cpu"), "sam-tiny", [str(folder)])
+    assert menu.targets("peft-only") == [] and "liver" not in menu.describe("peft-only")
+    model.set_adapter(menu.names("peft-only"))
+    assert model.config.id2label == UNKNOWN
+    model.set_adapter("brain")
+    assert menu.targets("peft-only") == []

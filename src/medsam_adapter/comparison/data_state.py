@@ -1,0 +1,32 @@
+"""What tells one state of a data set from another, so that a comparison does not show old scores for new data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from medsam_adapter.data.layouts import Dataset
+from medsam_adapter.data.splits import Split
+
+
+def data_state(dataset: Dataset, split: Split) -> str:
+    """A hash of the split, of the targets, and of names, sizes and times of change of the cases' files.
+
+    Nothing is read, so that it is quick for any data set; of one on the Hub only the names count.
+    """
+    files: list[Path] = []
+    for case in dataset.labelled:
+        files += [case.image, *([case.label] if case.label else []), *case.channels, *case.raters.values()]
+    if dataset.root.is_dir():
+        files += sorted(dataset.root.rglob("*.parquet"))  # cases in tables are no files of their own
+    facts = [split, dataset.targets, [_stamp(file) for file in files]]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _stamp(file: Path) -> list[str | int]:
+    try:
+        found = file.stat()
+    except OSError:
+        return [str(file)]
+    return [str(file), found.st_size, found.st_mtime_ns]
