@@ -190,12 +190,6 @@ class SeveralAdapters(_Model):
         if self._shown in names:
             self._show(active_adapters(self, even_if_off=True) if self._hf_peft_config_loaded else [])
 
-    def delete_adapter(self, adapter_names: list[str] | str) -> None:
-        """Remove adapters, and what is known of them."""
-        super().delete_adapter(adapter_names)
-        for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
-            self.loaded_adapters.pop(name, None)
-
     def set_adapter(self, adapter_name: str | Sequence[str], is_trainable: bool | None = None) -> None:
         """Make adapters the active ones: one by name, or several, which add up.
 
