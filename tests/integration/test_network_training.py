@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -105,6 +106,14 @@ def test_a_damaged_run_is_refused(trained, tmp_path, name):
     (tmp_path / name).write_text("{}")
     with pytest.raises(CheckpointError, match="no network"):
         NetworkPredictor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "model.safetensors"])
+def test_a_folder_with_two_models_is_refused(trained, tmp_path, name):
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / name).write_text("{}")
+    with pytest.raises(CheckpointError, match="two models"):
+        open_predictor(str(tmp_path / "run"))
 
 
 def test_a_run_of_minutes_ends_with_its_time_and_its_rate_at_zero(data, tmp_path):

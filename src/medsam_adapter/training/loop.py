@@ -34,6 +34,7 @@ from medsam_adapter.training.checkpoint import (
     trainable_state,
 )
 from medsam_adapter.training.interruption import Signals, StopNow, interrupted
+from medsam_adapter.training.methods import check_run_folder
 from medsam_adapter.training.network_task import NetworkTask
 from medsam_adapter.training.nonfinite import nonfinite_error
 from medsam_adapter.training.processes import make_accelerator
@@ -82,6 +83,7 @@ class _Run:
     def __init__(self, recipe: Recipe, accelerator: Accelerator, show_progress: bool):
         self.recipe, self.accelerator, self.folder = recipe, accelerator, Path(recipe.run.output)
         self.show_progress = show_progress and accelerator.is_main_process
+        check_run_folder(recipe)
         self.data = open_data(recipe.data)
         if self.show_progress:
             for note in self.data.notes:

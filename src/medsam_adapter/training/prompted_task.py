@@ -20,7 +20,7 @@ from medsam_adapter.evaluation.results import EvaluationResult
 from medsam_adapter.hub.card import write_card
 from medsam_adapter.inference.predictor import MSAPredictor
 from medsam_adapter.training.global_batches import shared_loader
-from medsam_adapter.training.methods import WHOLE, check_run_folder, chunk_slices
+from medsam_adapter.training.methods import WHOLE, chunk_slices
 from medsam_adapter.training.objective import PromptedObjective
 from medsam_adapter.training.processes import is_sharded, name_wrapped_blocks, whole_weights
 from medsam_adapter.training.recipe import Recipe
@@ -44,7 +44,6 @@ class PromptedTask:
 
     def __init__(self, recipe: Recipe, data: TrainingData, accelerator: Accelerator, show_progress: bool):
         check_protocol(recipe.run.validate_prompts)
-        check_run_folder(recipe)
         self.recipe, self.data, self.accelerator, self.show_progress = recipe, data, accelerator, show_progress
         torch.manual_seed(recipe.run.seed)
         self.model = make_model(recipe, data.dataset)
