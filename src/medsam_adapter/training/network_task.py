@@ -60,6 +60,7 @@ class NetworkTask:
         recipe, data = self.recipe, self.data
         with tqdm(total=len(data.train), desc="reading", unit="case", disable=not self.show_progress) as bar:
             cases = load_patch_cases(data.dataset, data.train, self.plan, lambda done, total: bar.update())
+        self.num_train_cases = len(cases)
         augmentation = PatchAugmentation(self.plan, recipe.data.flip) if recipe.data.augment else None
         patches = PatchDataset(cases, self.plan, recipe.data.samples_per_case, augmentation, recipe.run.seed)
         each = len(patches) // self.accelerator.num_processes
@@ -91,6 +92,9 @@ class NetworkTask:
     def save(self, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
         """Write weights, plan and how scans are shown; `state` is of no use here (see `PromptedTask.save`)."""
         self._predictor().save_pretrained(folder)
+
+    def write_card(self, folder: Path) -> None:
+        """A network has none."""
 
     def _predictor(self) -> NetworkPredictor:
         data = self.recipe.data

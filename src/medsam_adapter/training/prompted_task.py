@@ -77,6 +77,7 @@ class PromptedTask:
                 lambda done, total: bar.update(),
                 each_rater=recipe.data.raters == "each",
             )
+        self.num_train_cases = len(cases)
         if self.store is not None:
             self._keep_features(cases)
         is_volume = any(len(case.image) > 1 for case in cases)
@@ -142,7 +143,7 @@ class PromptedTask:
         return found
 
     def save(self, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
-        """Write model, processor and card; best.json is there already.
+        """Write model and processor.
 
         Args:
             state: what `whole_state` gave.
@@ -150,7 +151,11 @@ class PromptedTask:
         given: dict[str, Any] = {} if state is None else {"state_dict": state}
         self.model.save_pretrained(folder, **given)
         self.processor.save_pretrained(folder)
-        write_card(folder)
+
+    def write_card(self, folder: Path) -> None:
+        """README.md from what the run folder holds; nothing where somebody has taken the best model away."""
+        if (folder / "best.json").is_file():
+            write_card(folder)
 
 
 class _PromptedBatch(torch.nn.Module):
