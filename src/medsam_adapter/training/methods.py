@@ -129,7 +129,7 @@ def make_trainable(model: MSAModel, config: AdapterConfig | None, method: str) -
     """Add what is trained to a frozen model, or unfreeze it.
 
     Raises:
-        RecipeError: a LoRA that PEFT cannot add to a SAM.
+        RecipeError: adapters of blocks that the model does not have, or a LoRA that PEFT cannot add to a SAM.
         CheckpointError: a base that has adapters already.
     """
     if config is None:
@@ -142,6 +142,9 @@ def make_trainable(model: MSAModel, config: AdapterConfig | None, method: str) -
                 hint="give the adapters' own base",
             )
         return _unfreeze(model, method)
+    if isinstance(config, MSAAdapterConfig):
+        _check_layers("encoder_layers", config.encoder_layers, len(model.vision_encoder.layers))
+        _check_layers("decoder_layers", config.decoder_layers, len(model.mask_decoder.transformer.layers))
     try:
         model.add_msa_adapter(config)
     except CheckpointError:
@@ -152,6 +155,15 @@ def make_trainable(model: MSAModel, config: AdapterConfig | None, method: str) -
             expected="values that PEFT takes, and modules that a SamModel has (qkv, proj, lin1, lin2, q_proj, ...)",
             found=str(error).splitlines()[0],
         ) from error
+
+
+def _check_layers(name: str, layers: list[int] | None, blocks: int) -> None:
+    absent = [number for number in layers or [] if not 0 <= int(number) < blocks]
+    if absent:
+        raise RecipeError(
+            f"model.adapter.{name} names a block that the base does not have", expected=f"0 to {blocks - 1}",
+            found=str(absent[0]),
+        )  # fmt: skip
 
 
 def _unfreeze(model: MSAModel, method: str) -> None:

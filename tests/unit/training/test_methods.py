@@ -400,6 +400,20 @@ def test_mistakes_in_the_recipe_are_named(tiny_base):
             make_lora_config({hidden: "x"})
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"encoder_layers": [0, 99]}, "0 to 2"),
+        ({"encoder_layers": [-1]}, "0 to 2"),
+        ({"decoder_layers": [2]}, "0 to 1"),
+    ],
+)
+def test_adapters_of_blocks_that_are_not_there(tiny_base, fields, expected):
+    with pytest.raises(RecipeError, match=f"model.adapter.{next(iter(fields))} names") as caught:
+        model_of(tiny_base, "msa", adapter=fields)
+    assert caught.value.expected == expected
+
+
 @pytest.mark.parametrize("fields", [{"target_modules": ["no_such_layer"]}, {"r": 0}, {"r": "eight"}])
 def test_a_lora_that_peft_cannot_add(tiny_base, fields):
     with pytest.raises(RecipeError, match=r"model\.lora does not fit"):
