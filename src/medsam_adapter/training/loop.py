@@ -35,7 +35,7 @@ from medsam_adapter.training.checkpoint import (
 )
 from medsam_adapter.training.interruption import Signals, StopNow, interrupted
 from medsam_adapter.training.methods import check_run_folder
-from medsam_adapter.training.network_task import NetworkTask
+from medsam_adapter.training.network_task import NetworkTask, values_without_effect
 from medsam_adapter.training.nonfinite import nonfinite_error
 from medsam_adapter.training.processes import make_accelerator
 from medsam_adapter.training.progress import Progress
@@ -90,6 +90,8 @@ class _Run:
         if self.show_progress:
             for note in self.data.notes:
                 self._say(note)
+            if recipe.is_network and (names := values_without_effect(recipe)):
+                self._say(f"These values do not count for what {recipe.model.method} learns: {', '.join(names)}.")
         kind = NetworkTask if recipe.is_network else PromptedTask
         self.task: PromptedTask | NetworkTask = kind(recipe, self.data, accelerator, self.show_progress)
         self.model = self.task.model

@@ -43,8 +43,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "optim.gradient_accumulation": (1, MANY),
     "optim.gradient_clipping": (0, 10**9),
     "run.seed": SEEDS,
-    "run.validate_every": (1, MANY),
-    "run.checkpoint_every": (1, MANY),
+    "run.validate_every": (1, 10**9),
+    "run.checkpoint_every": (1, 10**9),
     "run.checkpoint_every_steps": (1, 10**9),
     "run.keep_checkpoints": (1, 1000),
 }  # fmt: skip
