@@ -30,7 +30,8 @@ from medsam_adapter.training.checkpoint import checkpoints, load_checkpoint
 from medsam_adapter.training.objective import PromptedObjective
 from medsam_adapter.training.progress import Progress
 from medsam_adapter.training.prompted_task import PromptedTask
-from medsam_adapter.training.recipe import Recipe, make_recipe
+from medsam_adapter.training.recipe import Recipe, load_recipe, make_recipe
+from medsam_adapter.training.schedule import learning_rate_factor
 
 pytestmark = pytest.mark.slow
 
@@ -135,7 +136,7 @@ def same(one, other, path: str = "") -> None:
 def assert_same_run(one, other, random: bool = True) -> None:
     states = [load_checkpoint(folder, pytest.fail) for folder in (one, other)]
     for state in states:
-        assert state.pop("trained_seconds") >= 0
+        assert state.pop("seconds") >= state.pop("trained_seconds") >= 0
         # Nobody seeds NumPy's and Python's generators, and nobody draws from them.
         state["random"] = [row["torch"] for row in state["random"]] if random else []
     same(*states)
@@ -446,6 +447,8 @@ def test_a_run_that_starts_anew_cannot_be_resumed_from_the_old_one(make, tmp_pat
     train_and_die(run, patch=kill_at(1))
     with pytest.raises(CheckpointError, match="nothing to resume"):
         train(run, resume=True)
+    left = {file.name for file in (tmp_path / "run").iterdir()}
+    assert left == {"recipe.yaml", "data.json", "versions.json", "split.json"}  # nothing of the old model
 
 
 def test_more_epochs_than_before(make, tmp_path):
@@ -455,6 +458,74 @@ def test_more_epochs_than_before(make, tmp_path):
     before = (tmp_path / "run" / "metrics.jsonl").read_text()
     train(make(tmp_path / "run", optim={"epochs": 3}), resume=True)  # nothing is left to do
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before and before.count("\n") == 3
+
+
+def contents(folder):
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"model": {"adapter": {"num_slices": 2, "bottleneck_ratio": 0.5}}}, "another model"),
+        ({"optim": {"batch_size": 1}}, "epoch of other length"),
+    ],
+)
+def test_a_resume_that_is_refused_changes_nothing(make, whole, tmp_path, sections, said):
+    train_and_die(make(tmp_path / "run"), patch=kill_at(7))
+    before = contents(tmp_path / "run")
+    with pytest.raises(CheckpointError, match=said):
+        train(make(tmp_path / "run", **sections), resume=True)
+    assert contents(tmp_path / "run") == before
+    train(load_recipe(tmp_path / "run"), resume=True)  # as the hint says
+    assert_same_run(whole(), tmp_path / "run")
+
+
+def rate_of_the_first_step(recipe, monkeypatch) -> float:
+    """Of a run that is gone on with; it stops before that step."""
+    seen = []
+
+    def stop(self, *args):
+        seen.append(self.optimizer.param_groups[0]["lr"])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "_epoch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, resume=True)
+    return seen[0]
+
+
+@pytest.mark.parametrize(
+    ("optim", "done", "total"),
+    [
+        ({}, 4, 8),
+        ({"learning_rate": 5e-4, "warmup_fraction": 0.2}, 4, 8),
+        ({"epochs": 5}, 4, 20),
+        ({"batch_size": 1}, 8, 16),
+        ({"batch_size": 8}, 1, 2),
+        ({"gradient_accumulation": 4}, 1, 2),
+    ],
+    ids=str,
+)
+def test_the_learning_rate_follows_the_recipe_that_is_gone_on_with(make, tmp_path, monkeypatch, optim, done, total):
+    train_and_die(make(tmp_path / "run"), patch=kill_at(5))
+    recipe = make(tmp_path / "run", optim=optim)
+    want = recipe.optim.learning_rate * learning_rate_factor(done, total, recipe.optim.warmup_fraction)
+    assert rate_of_the_first_step(recipe, monkeypatch) == want > 0
+
+
+def test_a_finished_run_with_more_epochs_starts_at_a_rate_above_zero(make, tmp_path, monkeypatch):
+    train(make(tmp_path / "run"))
+    recipe = make(tmp_path / "run", optim={"epochs": 4})
+    assert rate_of_the_first_step(recipe, monkeypatch) == 2e-3 * learning_rate_factor(8, 16, 0.05)
+
+
+def test_another_weight_decay_counts(make, tmp_path):
+    train_and_die(make(tmp_path / "run"), patch=kill_at(5))
+    train(make(tmp_path / "run", optim={"weight_decay": 0.3}), resume=True)
+    (group,) = load_checkpoint(tmp_path / "run")["optimizer"]["param_groups"]
+    assert group["weight_decay"] == 0.3
 
 
 # -- disks -------------------------------------------------------------------------------------------------------------
@@ -536,8 +607,28 @@ def test_a_full_disk_when_the_best_adapter_is_written(make, whole, tmp_path, mon
         patch.setattr(PromptedTask, "save", full)
         with pytest.raises(OutputError, match="the disk is full"):
             train(run)
+    assert not (tmp_path / "run" / "best.json").exists()  # which describes weights that are there
     train(run, resume=True)
     assert_same_run(whole(), tmp_path / "run")
+
+
+def test_the_seconds_of_all_sessions_are_counted_and_validations_are_in(make, tmp_path, monkeypatch):
+    now = [0.0]
+    original = PromptedTask.evaluate
+
+    def validates(self, cases):
+        now[0] += 100
+        return original(self, cases)
+
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(PromptedTask, "evaluate", validates)
+    run = make(tmp_path / "run", optim={"epochs": 1})
+    train(run)
+    now[0] = 7
+    train(make(tmp_path / "run", optim={"epochs": 3}), resume=True)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["seconds"] for row in rows] == [100, 200, 300]
+    assert "training: 5 min on" in (card := (tmp_path / "run" / "README.md").read_text()) and "3 epochs" in card
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------

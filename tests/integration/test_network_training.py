@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from medsam_adapter.comparison.runs import Outcome
 from medsam_adapter.comparison.table import comparison_grid
 from medsam_adapter.data.io import read_label
 from medsam_adapter.data.layouts import open_dataset
-from medsam_adapter.errors import CheckpointError, RecipeError
+from medsam_adapter.errors import CheckpointError, DataError, PromptError, RecipeError
 from medsam_adapter.evaluation.evaluate import evaluate
 from medsam_adapter.evaluation.metrics import MaskMetrics
 from medsam_adapter.evaluation.published.protocols import paper_protocol
@@ -36,10 +37,10 @@ def data(tmp_path_factory):
     return root
 
 
-def recipe(data, output, /, **sections):
+def recipe(path, output, /, **sections):
     values = {
         "model": {"method": "resunet", "size": "tiny"},
-        "data": {"path": str(data), "intensity": "percentile", "val_fraction": 0.25, "test_fraction": 0.25},
+        "data": {"path": str(path), "intensity": "percentile", "val_fraction": 0.25, "test_fraction": 0.25},
         "optim": {"epochs": 3},
         "run": {"output": str(output)},
     }
@@ -105,6 +106,37 @@ def test_a_damaged_run_is_refused(trained, tmp_path, name):
     (tmp_path / name).write_text("{}")
     with pytest.raises(CheckpointError, match="no network"):
         NetworkPredictor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sections", "error"),
+    [
+        ({"run": {"validate_prompts": "foo"}}, PromptError),
+        ({"data": {"intensity": "foo"}}, DataError),
+        ({"data": {"intensity": "window", "window_hu": [1.0]}}, DataError),
+    ],
+)
+def test_what_a_network_could_not_be_saved_or_scored_with_is_refused_first(data, tmp_path, sections, error):
+    with pytest.raises(error):
+        train(recipe(data, tmp_path / "run", **sections), show_progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_values_that_do_not_count_for_a_network_are_named(data, tmp_path, capsys):
+    changed = {"optim": {"epochs": 1, "learning_rate": 0.1, "batch_size": 7}, "loss": {"focal": 0.5}}
+    train(recipe(data, tmp_path / "run", **changed))
+    names = "data.intensity, loss.focal, optim.batch_size, optim.learning_rate"
+    assert f"do not count for what resunet learns: {names}." in capsys.readouterr().err
+    train(recipe(data, tmp_path / "other", data={"intensity": None}, optim={"epochs": 1}))
+    assert "do not count" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "model.safetensors"])
+def test_a_folder_with_two_models_is_refused(trained, tmp_path, name):
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / name).write_text("{}")
+    with pytest.raises(CheckpointError, match="two models"):
+        open_predictor(str(tmp_path / "run"))
 
 
 def test_a_run_of_minutes_ends_with_its_time_and_its_rate_at_zero(data, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -76,6 +77,23 @@ def test_a_run_says_first_what_it_learns_from(phantoms, tiny_base, tmp_path, cap
     lines = capsys.readouterr().err.splitlines()
     assert any(line.startswith("No label map for 1 of 5 images (phantom_001)") for line in lines), lines
     assert "2 cases to train on, 1 to validate, 1 to test: drawn by patient with seed 0." in lines
+
+
+def test_the_cases_on_the_card_are_those_that_were_used(phantoms, tiny_base, tmp_path):
+    """A split names more: a case without a label map, one that shows no target, those beyond data.max_val_cases."""
+    shutil.copytree(phantoms, tmp_path / "set")
+    index = json.loads((tmp_path / "set/dataset.json").read_text())
+    del index["training"][0]["label"]
+    (tmp_path / "set/dataset.json").write_text(json.dumps(index))
+    empty = tmp_path / "set" / index["training"][1]["label"]
+    nib.save(nib.Nifti1Image(np.zeros((48, 48, 12), np.uint8), nib.load(empty).affine), empty)
+    names = [f"phantom_{number:03d}" for number in range(5)]
+    (tmp_path / "split.json").write_text(json.dumps({"train": names[:3], "val": names[3:4], "test": names[4:]}))
+    made = recipe(tmp_path / "set", tiny_base, tmp_path / "run", epochs=1)
+    made.data.split, made.data.max_val_cases = str(tmp_path / "split.json"), 0
+    loop.train(made, show_progress=False)
+    assert json.loads((tmp_path / "run/data.json").read_text())["cases"] == {"train": 1, "val": 0, "test": 1}
+    assert "cases: train 1, test 1" in (tmp_path / "run/README.md").read_text()
 
 
 def test_the_card_says_what_is_in_the_folder(finished):

@@ -22,7 +22,7 @@ LAYERS = [
      "hub/push_model",
      "evaluation/metrics", "evaluation/results",
      "evaluation/files", "evaluation/grids", "evaluation/tables", "evaluation/overlays", "evaluation/sheets",
-     "training/recipe", "training/recipe_reading", "training/schedule", "training/checkpoint",
+     "training/recipe", "training/recipe_bounds", "training/recipe_reading", "training/schedule", "training/checkpoint",
      "training/processes", "training/sharded",
      "training/interruption"],
     ["modeling_msa", "processing_msa"],

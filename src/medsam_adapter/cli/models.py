@@ -23,8 +23,24 @@ def parse_window(text: str | None) -> list[float] | None:
 
 
 def is_network(name: str) -> bool:
-    """Whether this is the run folder of a network without prompts."""
-    return (Path(name) / NETWORK_FILE).is_file()
+    """Whether this is the run folder of a network without prompts.
+
+    Raises:
+        CheckpointError: a folder that holds another model, too; nobody could say which one was meant.
+    """
+    folder = Path(name)
+    if not (folder / NETWORK_FILE).is_file():
+        return False
+    others = [file.name for pattern in ("adapter_config.json", "model*.safetensors") for file in folder.glob(pattern)]
+    if others:
+        raise CheckpointError(
+            "the folder holds two models",
+            file=folder,
+            expected="one of them",
+            found=f"{NETWORK_FILE} and {sorted(others)[0]}",
+            hint="move the files of one to a folder of its own",
+        )
+    return True
 
 
 def open_predictor(

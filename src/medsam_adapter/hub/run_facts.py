@@ -115,7 +115,7 @@ class RunFacts:
 
     @property
     def hours(self) -> float:
-        """Wall time of the training; a resumed run counts its seconds anew in each session."""
+        """Wall time of the training. Runs of earlier versions counted their seconds anew in each session."""
         seconds, last = 0.0, 0.0
         for row in self.rows:
             now = float(row.get("seconds", 0))

@@ -34,17 +34,20 @@ from medsam_adapter.training.checkpoint import (
     trainable_state,
 )
 from medsam_adapter.training.interruption import Signals, StopNow, interrupted
-from medsam_adapter.training.network_task import NetworkTask
+from medsam_adapter.training.methods import check_run_folder
+from medsam_adapter.training.network_task import NetworkTask, values_without_effect
 from medsam_adapter.training.nonfinite import nonfinite_error
 from medsam_adapter.training.processes import make_accelerator
 from medsam_adapter.training.progress import Progress
 from medsam_adapter.training.prompted_task import PromptedTask
 from medsam_adapter.training.random_state import random_state, set_random_state
 from medsam_adapter.training.recipe import Recipe
-from medsam_adapter.training.run_folder import log_metrics, start_run, truncate_metrics
+from medsam_adapter.training.run_folder import clear_run, log_metrics, start_run, truncate_metrics
 from medsam_adapter.training.setup import open_data
 from medsam_adapter.training.sharded import load_optimizer_state, optimizer_state, whole
 from medsam_adapter.writing import naming_write_errors, write_text
+
+ROOM = "make room, then go on with --resume"
 
 
 @dataclass
@@ -54,7 +57,7 @@ class TrainingResult:
     folder: Path
     best_dice: float
     best_epoch: int
-    seconds: float
+    seconds: float  # of this session
 
 
 def train(recipe: Recipe, resume: bool = False, show_progress: bool = True) -> TrainingResult:
@@ -82,10 +85,13 @@ class _Run:
     def __init__(self, recipe: Recipe, accelerator: Accelerator, show_progress: bool):
         self.recipe, self.accelerator, self.folder = recipe, accelerator, Path(recipe.run.output)
         self.show_progress = show_progress and accelerator.is_main_process
+        check_run_folder(recipe)
         self.data = open_data(recipe.data)
         if self.show_progress:
             for note in self.data.notes:
                 self._say(note)
+            if recipe.is_network and (names := values_without_effect(recipe)):
+                self._say(f"These values do not count for what {recipe.model.method} learns: {', '.join(names)}.")
         kind = NetworkTask if recipe.is_network else PromptedTask
         self.task: PromptedTask | NetworkTask = kind(recipe, self.data, accelerator, self.show_progress)
         self.model = self.task.model
@@ -93,16 +99,10 @@ class _Run:
         self.random_state: dict | None = None  # of the checkpoint, until it is put back
 
     def fit(self, resume: bool) -> TrainingResult:
-        began = time.perf_counter()
+        began = self.began = time.perf_counter()
         recipe, accelerator = self.recipe, self.accelerator
         checkpoint = load_checkpoint(self.folder, self._say) if resume else None
         loader = self.task.loader()
-        if accelerator.is_main_process:
-            start_run(self.folder, recipe, self.data.dataset, self.data.split)
-            save_split(self.folder / "split.json", self.data.split)
-            if not resume:
-                (self.folder / "metrics.jsonl").unlink(missing_ok=True)
-                clear_checkpoints(self.folder)
         objective = self.task.objective()
         optimizer = torch.optim.AdamW(
             [p for p in self.model.parameters() if p.requires_grad],
@@ -110,32 +110,49 @@ class _Run:
             weight_decay=self.task.weight_decay,
         )
         objective, optimizer = accelerator.prepare(objective, optimizer)  # the loader is shared out already
-        updates = math.ceil(len(loader) / recipe.optim.gradient_accumulation) * recipe.optim.epochs
-        rule = self.progress.learning_rate_rule(recipe.optim, updates)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer.optimizer, rule)
-        self.optimizer, self.scheduler, self.progress.steps_an_epoch = optimizer, scheduler, len(loader)
-        if checkpoint:
-            self._restore(checkpoint)
+        self.optimizer, self.progress.steps_an_epoch = optimizer, len(loader)
+        self.updates_an_epoch = math.ceil(len(loader) / recipe.optim.gradient_accumulation)
+        scheduler = self.scheduler = self._schedule(self._restore(checkpoint) if checkpoint else 0)
+        if accelerator.is_main_process:  # only now, since a resume that is refused has to leave the folder as it was
+            self._write_what_is_known(resume)
         if recipe.run.tracker != "none":
             accelerator.init_trackers(recipe.name, config=_flat(dataclasses.asdict(recipe)))
         bar = self.progress.bar(recipe.optim, not self.show_progress)
         with Signals(accelerator.is_main_process, accelerator.num_processes == 1) as self.signals:
             # A run may have been stopped after its last step and before its last validation.
             while self.progress.share_done < 1 or self.progress.steps_done:
-                self._epoch_to_its_end(objective, loader, optimizer, scheduler, bar, began)
+                self._epoch_to_its_end(objective, loader, optimizer, scheduler, bar)
         bar.close()
         if recipe.run.tracker != "none":
             accelerator.end_training()
         best = self.progress.best_dice, self.progress.best_epoch
         return TrainingResult(self.folder, *best, time.perf_counter() - began)
 
-    def _epoch_to_its_end(self, objective, loader, optimizer, scheduler, bar, began: float) -> None:
+    def _schedule(self, updates_done: int) -> torch.optim.lr_scheduler.LambdaLR:
+        """The learning rate after so many updates, by the recipe as it is now; a checkpoint's values do not count."""
+        for group in self.optimizer.param_groups:
+            group["initial_lr"], group["weight_decay"] = self.task.learning_rate, self.task.weight_decay
+        rule = self.progress.learning_rate_rule(self.recipe.optim, self.updates_an_epoch * self.recipe.optim.epochs)
+        return torch.optim.lr_scheduler.LambdaLR(self.optimizer.optimizer, rule, last_epoch=updates_done - 1)
+
+    def _write_what_is_known(self, resume: bool) -> None:
+        if not resume:
+            clear_run(self.folder)
+            clear_checkpoints(self.folder)
+        cases = {"train": self.task.num_train_cases, "val": len(self.data.val), "test": len(self.data.test)}
+        start_run(self.folder, self.recipe, self.data.dataset, cases)
+        save_split(self.folder / "split.json", self.data.split)
+        if resume:
+            truncate_metrics(self.folder, self.progress.epochs_done)
+
+    def _epoch_to_its_end(self, objective, loader, optimizer, scheduler, bar) -> None:
         """Train what is left of an epoch, validate, log, save."""
         run, accelerator, epoch = self.recipe.run, self.accelerator, self.progress.epochs_done
         means = self._epoch(epoch, objective, loader, optimizer, scheduler, bar)
         last = self.progress.share_done >= 1
-        row = {"epoch": epoch + 1, **means, "seconds": round(time.perf_counter() - began, 1)}
-        if last or (epoch + 1) % run.validate_every == 0:
+        row = {"epoch": epoch + 1, **means}
+        is_validated = last or (epoch + 1) % run.validate_every == 0
+        if is_validated:
             trained = random_state()
             try:
                 row |= self._validate(epoch + 1, bar)
@@ -143,8 +160,12 @@ class _Run:
                 self._checkpoint(trained)
                 assert self.signals.received is not None  # it is what stops a validation
                 raise interrupted(self.signals.received, self.folder, self.progress.place) from None
+        row["seconds"] = round(time.perf_counter() - self.began, 1)
         if accelerator.is_main_process:
             log_metrics(self.folder, row)
+            if is_validated:
+                with naming_write_errors(self.folder, hint=ROOM):
+                    self.task.write_card(self.folder)  # which counts this epoch, too
         self.progress.close_epoch()
         stopped = self.signals.agreed(self.accelerator)
         if last or stopped or (epoch + 1) % run.checkpoint_every == 0:
@@ -244,16 +265,17 @@ class _Run:
             if self.accelerator.is_main_process:
                 trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
                 facts = {"epoch": epoch, "val_dice": _or_none(dice), "trained_parameters": trained}
-                write_text(self.folder / "best.json", json.dumps(facts) + "\n")
-                with naming_write_errors(self.folder, hint="make room, then go on with --resume"):
+                with naming_write_errors(self.folder, hint=ROOM):
                     self.task.save(self.folder, state)
+                write_text(self.folder / "best.json", json.dumps(facts) + "\n")  # of weights that are there
         return {} if math.isnan(dice) else {"val_dice": round(dice, 4)}
 
     def _checkpoint(self, state_of_random: dict | None = None) -> None:
         """Save; all processes come here, one writes."""
+        self.progress.seconds = time.perf_counter() - self.began
         state = {
             "model": trainable_state(self.model), "optimizer": optimizer_state(self.optimizer),
-            "scheduler": self.scheduler.state_dict(),
+            "scheduler": {"last_epoch": self.scheduler.last_epoch, "updates_an_epoch": self.updates_an_epoch},
             "random": gather_object([state_of_random or random_state()]), **self.progress.state(),
         }  # fmt: skip
         if self.accelerator.scaler is not None:
@@ -263,20 +285,29 @@ class _Run:
         self.steps_saved = self.progress.step
         self.accelerator.wait_for_everyone()
 
-    def _restore(self, state: dict) -> None:
-        """Put back what `_checkpoint` saved."""
+    def _restore(self, state: dict) -> int:
+        """Put back what `_checkpoint` saved; returns the number of updates that are done, as the recipe counts them."""
         restore_weights(self.model, state["model"], self.folder)
         load_optimizer_state(self.optimizer, state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
         if "scaler" in state and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.progress.take(state, self.recipe.optim, self.folder)
         self.steps_saved = self.progress.step
+        self.began -= self.progress.seconds  # as if all sessions had been one
         randoms = state.get("random", [])
         if len(randoms) == self.accelerator.num_processes:
             self.random_state = randoms[self.accelerator.process_index]
-        if self.accelerator.is_main_process:
-            truncate_metrics(self.folder, self.progress.epochs_done)
+        return self._updates_done(state)
+
+    def _updates_done(self, state: dict) -> int:
+        """As the checkpoint says (a scaler may have skipped some), unless an epoch had another number of updates."""
+        accumulation = self.recipe.optim.gradient_accumulation
+        steps_then = state.get("steps_an_epoch", self.progress.steps_an_epoch)  # earlier versions did not note it
+        updates_then = state["scheduler"].get("updates_an_epoch", math.ceil(steps_then / accumulation))
+        if updates_then == self.updates_an_epoch:
+            return state["scheduler"]["last_epoch"]
+        progress = self.progress
+        return progress.epochs_done * self.updates_an_epoch + math.ceil(progress.steps_done / accumulation)
 
 
 def _flat(values: dict, prefix: str = "") -> dict:

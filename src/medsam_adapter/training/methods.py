@@ -129,7 +129,7 @@ def make_trainable(model: MSAModel, config: AdapterConfig | None, method: str) -
     """Add what is trained to a frozen model, or unfreeze it.
 
     Raises:
-        RecipeError: a LoRA that PEFT cannot add to a SAM.
+        RecipeError: adapters of blocks that the model does not have, or a LoRA that PEFT cannot add to a SAM.
         CheckpointError: a base that has adapters already.
     """
     if config is None:
@@ -142,6 +142,9 @@ def make_trainable(model: MSAModel, config: AdapterConfig | None, method: str) -
                 hint="give the adapters' own base",
             )
         return _unfreeze(model, method)
+    if isinstance(config, MSAAdapterConfig):
+        _check_layers("encoder_layers", config.encoder_layers, len(model.vision_encoder.layers))
+        _check_layers("decoder_layers", config.decoder_layers, len(model.mask_decoder.transformer.layers))
     try:
         model.add_msa_adapter(config)
     except CheckpointError:
@@ -152,6 +155,15 @@ def make_trainable(model: MSAModel, config: AdapterConfig | None, method: str) -
             expected="values that PEFT takes, and modules that a SamModel has (qkv, proj, lin1, lin2, q_proj, ...)",
             found=str(error).splitlines()[0],
         ) from error
+
+
+def _check_layers(name: str, layers: list[int] | None, blocks: int) -> None:
+    absent = [number for number in layers or [] if not 0 <= int(number) < blocks]
+    if absent:
+        raise RecipeError(
+            f"model.adapter.{name} names a block that the base does not have", expected=f"0 to {blocks - 1}",
+            found=str(absent[0]),
+        )  # fmt: skip
 
 
 def _unfreeze(model: MSAModel, method: str) -> None:
@@ -176,23 +188,32 @@ def chunk_slices(recipe: Recipe, config: AdapterConfig | None) -> int:
     return make_adapter_config(recipe.model.adapter).num_slices
 
 
+FILES_OF_OTHERS = {
+    "network": ("adapter_config.json", "model*.safetensors"),
+    "whole": ("adapter_config.json", "network.json"),
+    "adapter": ("model*.safetensors", "network.json"),
+}
+"""What the models of other kinds leave in a run folder: whichever opens first would answer for all."""
+
+
 def check_run_folder(recipe: Recipe) -> None:
     """Refuse to mix two kinds of models in one folder, or to write over the base.
 
     Raises:
-        RecipeError: `run.output` is the base, or holds an adapter where all weights are to be saved, or the reverse.
+        RecipeError: `run.output` is the base, or holds a model of another kind: an adapter, all weights of a SAM, or a
+            network without prompts.
     """
-    folder = Path(recipe.run.output)
-    if recipe.model.method in WHOLE and folder.resolve() == Path(resolve_base(recipe.model.base)).resolve():
+    folder, method = Path(recipe.run.output), recipe.model.method
+    if folder.resolve() == Path(resolve_base(recipe.model.base)).resolve():
         raise RecipeError(
             "the run would write over its own base", file=folder, expected="another run.output",
             found=f"model.base: {recipe.model.base}",
         )  # fmt: skip
-    pattern = "adapter_config.json" if recipe.model.method in WHOLE else "model*.safetensors"
-    strays = sorted(file.name for file in folder.glob(pattern)) if folder.is_dir() else []
+    kind = "network" if recipe.is_network else "whole" if method in WHOLE else "adapter"
+    strays = sorted(file.name for pattern in FILES_OF_OTHERS[kind] for file in folder.glob(pattern))
     if strays:
         raise RecipeError(
             "run.output holds a model of another kind", file=folder,
-            expected=f"a new folder, or one of method {recipe.model.method}", found=strays[0],
+            expected=f"a new folder, or one of method {method}", found=strays[0],
             hint="choose another --run.output",
         )  # fmt: skip

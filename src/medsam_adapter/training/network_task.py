@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from medsam_adapter.data.patches.dataset import PatchDataset, load_patch_cases
 from medsam_adapter.data.sample import Case
 from medsam_adapter.errors import RecipeError
 from medsam_adapter.evaluation.evaluate import evaluate
+from medsam_adapter.evaluation.protocol import check_protocol
 from medsam_adapter.evaluation.results import EvaluationResult
 from medsam_adapter.processing_msa import MSAProcessor
 from medsam_adapter.training.global_batches import shared_loader
@@ -29,16 +31,28 @@ from medsam_adapter.training.processes import num_processes, refuse_sharding, su
 from medsam_adapter.training.recipe import Recipe
 from medsam_adapter.training.setup import TrainingData
 
+NO_EFFECT: dict[str, tuple[str, ...]] = {
+    "model": ("base", "image_size", "adapter", "lora"),
+    "data": ("intensity", "window_hu", "chunk_slices", "objects", "feature_cache"),
+    "prompts": (),
+    "text": (),
+    "loss": (),
+    "optim": ("batch_size", "learning_rate", "weight_decay", "gradient_checkpointing", "compile"),
+}
+"""{section: keys of a recipe that are for prompted models}; all keys where none is named."""
+
 
 class NetworkTask:
     """A baseline, planned from the training cases and trained on random patches of them.
 
     Of the recipe it takes data and split, targets, epochs or minutes and the loop's switches. Patch, batch and the grid
-    are its plan's, learning rate and weight decay its own.
+    are its plan's, learning rate and weight decay its own; see `values_without_effect`.
     """
 
     def __init__(self, recipe: Recipe, data: TrainingData, accelerator: Accelerator, show_progress: bool):
         self.recipe, self.data, self.accelerator, self.show_progress = recipe, data, accelerator, show_progress
+        check_protocol(recipe.run.validate_prompts)
+        self.processor = _make_processor(recipe, data)
         refuse_sharding(accelerator, f"model.method: {recipe.model.method}")
         self.baseline: Baseline = get_baseline(recipe.model.method, recipe.model.size)
         targets = wanted_targets(data.dataset, recipe.data.targets)
@@ -47,6 +61,7 @@ class NetworkTask:
                 data.dataset, data.train, targets, recipe.data.orientation, progress=lambda done, total: bar.update()
             )
         self.plan = self.baseline.plan(fingerprint)
+        self.processor.orientation = self.plan.orientation
         torch.manual_seed(recipe.run.seed)
         self.model = self.baseline.build(self.plan)
         self.learning_rate, self.weight_decay = self.baseline.learning_rate, self.baseline.weight_decay
@@ -60,6 +75,7 @@ class NetworkTask:
         recipe, data = self.recipe, self.data
         with tqdm(total=len(data.train), desc="reading", unit="case", disable=not self.show_progress) as bar:
             cases = load_patch_cases(data.dataset, data.train, self.plan, lambda done, total: bar.update())
+        self.num_train_cases = len(cases)
         augmentation = PatchAugmentation(self.plan, recipe.data.flip) if recipe.data.augment else None
         patches = PatchDataset(cases, self.plan, recipe.data.samples_per_case, augmentation, recipe.run.seed)
         each = len(patches) // self.accelerator.num_processes
@@ -92,11 +108,28 @@ class NetworkTask:
         """Write weights, plan and how scans are shown; `state` is of no use here (see `PromptedTask.save`)."""
         self._predictor().save_pretrained(folder)
 
+    def write_card(self, folder: Path) -> None:
+        """A network has none."""
+
     def _predictor(self) -> NetworkPredictor:
-        data = self.recipe.data
-        intensity = data.intensity or (None if data.window_hu else self.data.dataset.intensity)
-        processor = MSAProcessor(intensity=intensity, window_hu=data.window_hu, orientation=self.plan.orientation)
-        return NetworkPredictor(self.baseline, self.model, self.plan, processor)
+        return NetworkPredictor(self.baseline, self.model, self.plan, self.processor)
+
+
+def values_without_effect(recipe: Recipe) -> list[str]:
+    """Names of the recipe's values that are not the defaults, and that a network learns nothing from."""
+    default, names = Recipe(), []
+    for section, keys in NO_EFFECT.items():
+        own, usual = getattr(recipe, section), getattr(default, section)
+        for key in keys or [field.name for field in dataclasses.fields(own)]:
+            if getattr(own, key) != getattr(usual, key):
+                names.append(f"{section}.{key}")
+    return names
+
+
+def _make_processor(recipe: Recipe, data: TrainingData) -> MSAProcessor:
+    """How scans are shown in pictures; made before anything is planned, since a wrong intensity is refused here."""
+    intensity = recipe.data.intensity or (None if recipe.data.window_hu else data.dataset.intensity)
+    return MSAProcessor(intensity=intensity, window_hu=recipe.data.window_hu)
 
 
 class _PatchObjective(torch.nn.Module):

@@ -28,6 +28,7 @@ class Progress:
         steps_an_epoch: of one process.
         sums, counts: of what the steps of that epoch reported.
         best_dice, best_epoch: of the validations; NaN and 0 before the first.
+        seconds: wall time of all sessions so far, all that they did included.
         trained_seconds: reading the cases, validation and saving do not count.
         share_done: of the whole training.
     """
@@ -39,6 +40,7 @@ class Progress:
     counts: dict[str, int] = field(default_factory=dict)
     best_dice: float = math.nan
     best_epoch: int = 0
+    seconds: float = 0.0
     trained_seconds: float = 0.0
     share_done: float = 0.0
 

@@ -20,7 +20,7 @@ from medsam_adapter.evaluation.results import EvaluationResult
 from medsam_adapter.hub.card import write_card
 from medsam_adapter.inference.predictor import MSAPredictor
 from medsam_adapter.training.global_batches import shared_loader
-from medsam_adapter.training.methods import WHOLE, check_run_folder, chunk_slices
+from medsam_adapter.training.methods import WHOLE, chunk_slices
 from medsam_adapter.training.objective import PromptedObjective
 from medsam_adapter.training.processes import is_sharded, name_wrapped_blocks, whole_weights
 from medsam_adapter.training.recipe import Recipe
@@ -44,7 +44,6 @@ class PromptedTask:
 
     def __init__(self, recipe: Recipe, data: TrainingData, accelerator: Accelerator, show_progress: bool):
         check_protocol(recipe.run.validate_prompts)
-        check_run_folder(recipe)
         self.recipe, self.data, self.accelerator, self.show_progress = recipe, data, accelerator, show_progress
         torch.manual_seed(recipe.run.seed)
         self.model = make_model(recipe, data.dataset)
@@ -78,6 +77,7 @@ class PromptedTask:
                 lambda done, total: bar.update(),
                 each_rater=recipe.data.raters == "each",
             )
+        self.num_train_cases = len(cases)
         if self.store is not None:
             self._keep_features(cases)
         is_volume = any(len(case.image) > 1 for case in cases)
@@ -143,7 +143,7 @@ class PromptedTask:
         return found
 
     def save(self, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
-        """Write model, processor and card; best.json is there already.
+        """Write model and processor.
 
         Args:
             state: what `whole_state` gave.
@@ -151,7 +151,11 @@ class PromptedTask:
         given: dict[str, Any] = {} if state is None else {"state_dict": state}
         self.model.save_pretrained(folder, **given)
         self.processor.save_pretrained(folder)
-        write_card(folder)
+
+    def write_card(self, folder: Path) -> None:
+        """README.md from what the run folder holds; nothing where somebody has taken the best model away."""
+        if (folder / "best.json").is_file():
+            write_card(folder)
 
 
 class _PromptedBatch(torch.nn.Module):

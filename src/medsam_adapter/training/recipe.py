@@ -17,6 +17,7 @@ import yaml
 from medsam_adapter.baselines.names import BASELINES
 from medsam_adapter.errors import RecipeError
 from medsam_adapter.prompts.simulate import PromptMix
+from medsam_adapter.training.recipe_bounds import check_bounds
 from medsam_adapter.training.recipe_reading import filled, load_yaml
 
 
@@ -235,8 +236,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         overrides: `--section.key value` or `--section.key=value`, as they stand on the command line.
 
     Raises:
-        RecipeError: missing file, broken YAML, unknown key (the nearest right one is named) or a value of the wrong
-            type.
+        RecipeError: missing file, broken YAML, unknown key (the nearest right one is named), or a value of the wrong
+            type or out of its range.
     """
     recipe = load_yaml(Recipe, path, overrides)
     _check(recipe, path)
@@ -251,28 +252,7 @@ def make_recipe(values: dict[str, Any]) -> Recipe:
 
 
 def _check(recipe: Recipe, file) -> None:
-    every_steps = recipe.run.checkpoint_every_steps
-    bounds = [
-        ("data.val_fraction", recipe.data.val_fraction, 0, 0.9),
-        ("data.test_fraction", recipe.data.test_fraction, 0, 0.9),
-        ("optim.epochs", recipe.optim.epochs, 1, 10**6),
-        ("optim.batch_size", recipe.optim.batch_size, 1, 10**6),
-        ("optim.learning_rate", recipe.optim.learning_rate, 0, 10),
-        ("data.objects", recipe.data.objects, 1, 1000),
-        ("data.samples_per_case", recipe.data.samples_per_case, 1, 10**6),
-        ("data.chunk_slices", 1 if recipe.data.chunk_slices is None else recipe.data.chunk_slices, 1, 10**6),
-        ("optim.gradient_accumulation", recipe.optim.gradient_accumulation, 1, 10**6),
-        ("run.checkpoint_every", recipe.run.checkpoint_every, 1, 10**6),
-        ("run.checkpoint_every_steps", 1 if every_steps is None else every_steps, 1, 10**9),
-        ("run.keep_checkpoints", recipe.run.keep_checkpoints, 1, 1000),
-        ("prompts.correction_probability", recipe.prompts.correction_probability, 0, 1),
-        ("prompts.correction_ramp", recipe.prompts.correction_ramp, 0, 1),
-        *((f"text.{name}", getattr(recipe.text, name), 0, 1) for name in ("elsewhere", "union", "absent", "anywhere")),
-        *((f"prompts.{name}", getattr(recipe.prompts, name), 0, 10**6) for name in PROMPT_KINDS),
-    ]
-    for name, value, low, high in bounds:
-        if not low <= value <= high:
-            raise RecipeError(f"{name} is out of range", file=file, expected=f"{low} to {high}", found=str(value))
+    check_bounds(recipe, file)
     if recipe.data.feature_cache and recipe.data.augment:
         raise RecipeError(
             "data.feature_cache keeps one version of each image", file=file, expected="data.augment: false",
@@ -281,6 +261,11 @@ def _check(recipe: Recipe, file) -> None:
     if not any(getattr(recipe.prompts, name) for name in PROMPT_KINDS):
         raise RecipeError(
             "no kind of prompt has a weight", file=file, expected=f"one of prompts.{', prompts.'.join(PROMPT_KINDS)}",
+            found="all 0",
+        )  # fmt: skip
+    if not (recipe.loss.dice or recipe.loss.bce or recipe.loss.focal):
+        raise RecipeError(
+            "no part of the loss has a weight", file=file, expected="loss.dice, loss.bce or loss.focal above 0",
             found="all 0",
         )  # fmt: skip
     if recipe.run.validate_prompts.startswith("text") and not recipe.uses_text:

@@ -12,17 +12,22 @@ import json
 import math
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from medsam_adapter.data.layouts import LAYOUTS, Dataset
-from medsam_adapter.data.splits import Split
 from medsam_adapter.training.recipe import Recipe
 from medsam_adapter.writing import naming_write_errors, write_text
 
-METRICS = "metrics.jsonl"
+METRICS, BEST = "metrics.jsonl", "best.json"
+MODEL_FILES = (
+    "adapter_model.safetensors", "adapter_config.json", "model*.safetensors", "model.safetensors.index.json",
+    "network.safetensors", "network.json", "config.json", "preprocessor_config.json", "README.md",
+)  # fmt: skip
+"""What a validation leaves, whatever was trained, `best.json` aside."""
 PACKAGES = ("medsam-adapter", "torch", "transformers", "peft", "accelerate", "monai", "numpy", "nibabel")
 
 
@@ -51,8 +56,12 @@ def hardware() -> str:
     return f"{torch.get_num_threads()} CPU cores ({model})"
 
 
-def data_facts(dataset: Dataset, split: Split) -> dict[str, Any]:
-    """What is known of the data beyond its path, for the model card."""
+def data_facts(dataset: Dataset, cases: Mapping[str, int]) -> dict[str, Any]:
+    """What is known of the data beyond its path, for the model card.
+
+    Args:
+        cases: {part: number of cases that the run uses}; a split may name more.
+    """
     layout = LAYOUTS[dataset.layout].INFO if dataset.layout in LAYOUTS else None
     return {
         "name": dataset.name,
@@ -61,12 +70,30 @@ def data_facts(dataset: Dataset, split: Split) -> dict[str, Any]:
         "licence": dataset.licence,
         "citation": layout.citation if layout else "",
         "targets": list(dataset.targets),
-        "cases": {part: len(ids) for part, ids in split.items()},
+        "cases": dict(cases),
     }
 
 
-def start_run(folder: Path, recipe: Recipe, dataset: Dataset, split: Split) -> None:
+def clear_run(folder: Path) -> None:
+    """Remove model, card and metrics of an earlier run, checkpoints aside: they would stand under the new recipe.
+
+    Raises:
+        OutputError: files that cannot be removed.
+    """
+    with naming_write_errors(folder):
+        (folder / METRICS).unlink(missing_ok=True)
+        if not (folder / BEST).is_file():  # no run has written a model here
+            return
+        for file in [file for pattern in MODEL_FILES for file in folder.glob(pattern)]:
+            file.unlink(missing_ok=True)
+        (folder / BEST).unlink(missing_ok=True)
+
+
+def start_run(folder: Path, recipe: Recipe, dataset: Dataset, cases: Mapping[str, int]) -> None:
     """Make the folder and write what is known before the first step.
+
+    Args:
+        cases: see `data_facts`.
 
     Raises:
         OutputError: a full disk, or a place that cannot be written to.
@@ -74,7 +101,7 @@ def start_run(folder: Path, recipe: Recipe, dataset: Dataset, split: Split) -> N
     with naming_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "recipe.yaml", recipe.to_yaml())
-    write_text(folder / "data.json", json.dumps(data_facts(dataset, split), indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / "data.json", json.dumps(data_facts(dataset, cases), indent=1, ensure_ascii=False) + "\n")
     write_text(folder / "versions.json", json.dumps(versions() | {"hardware": hardware()}, indent=1) + "\n")
 
 

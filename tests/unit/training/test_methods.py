@@ -19,7 +19,14 @@ from medsam_adapter.errors import CheckpointError, RecipeError
 from medsam_adapter.frozen_features import has_frozen_embeddings, num_frozen_blocks
 from medsam_adapter.training import loop
 from medsam_adapter.training.checkpoint import load_checkpoint
-from medsam_adapter.training.methods import LORA_TARGETS, chunk_slices, make_lora_config, make_trainable, starting_point
+from medsam_adapter.training.methods import (
+    LORA_TARGETS,
+    check_run_folder,
+    chunk_slices,
+    make_lora_config,
+    make_trainable,
+    starting_point,
+)
 from medsam_adapter.training.objective import PromptedObjective
 from medsam_adapter.training.recipe import LossSection, PromptSection, make_recipe
 from medsam_adapter.training.setup import prepare_for_training
@@ -393,16 +400,51 @@ def test_mistakes_in_the_recipe_are_named(tiny_base):
             make_lora_config({hidden: "x"})
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"encoder_layers": [0, 99]}, "0 to 2"),
+        ({"encoder_layers": [-1]}, "0 to 2"),
+        ({"decoder_layers": [2]}, "0 to 1"),
+    ],
+)
+def test_adapters_of_blocks_that_are_not_there(tiny_base, fields, expected):
+    with pytest.raises(RecipeError, match=f"model.adapter.{next(iter(fields))} names") as caught:
+        model_of(tiny_base, "msa", adapter=fields)
+    assert caught.value.expected == expected
+
+
 @pytest.mark.parametrize("fields", [{"target_modules": ["no_such_layer"]}, {"r": 0}, {"r": "eight"}])
 def test_a_lora_that_peft_cannot_add(tiny_base, fields):
     with pytest.raises(RecipeError, match=r"model\.lora does not fit"):
         model_of(tiny_base, "lora", lora=fields)
 
 
-def test_two_kinds_of_models_do_not_mix_in_a_folder(tiny_base, phantoms, runs):
-    for method, folder in (("full", runs["lora"]), ("lora", runs["full"]), ("msa", runs["decoder"])):
+KINDS = {
+    "msa": "adapter_model.safetensors adapter_config.json", "lora": "adapter_model.safetensors adapter_config.json",
+    "decoder": "model.safetensors config.json", "full": "model-00001-of-00002.safetensors config.json",
+    "resunet": "network.safetensors network.json",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", KINDS)
+def test_two_kinds_of_models_do_not_mix_in_a_folder(tiny_base, phantoms, tmp_path, method):
+    for other, files in KINDS.items():
+        folder = tmp_path / other
+        folder.mkdir()
+        for name in files.split():
+            (folder / name).write_text("")
+        made = recipe(tiny_base, method, phantoms, folder)
+        if files.split()[1] == KINDS[method].split()[1]:
+            check_run_folder(made)
+            continue
         with pytest.raises(RecipeError, match="another kind") as caught:
-            loop.train(recipe(tiny_base, method, phantoms, folder), show_progress=False)
+            loop.train(made, show_progress=False)
         assert caught.value.hint
+        assert {file.name for file in folder.iterdir()} == set(files.split())
+
+
+@pytest.mark.parametrize("method", KINDS)
+def test_no_run_writes_over_its_own_base(tmp_path, phantoms, method):
     with pytest.raises(RecipeError, match="own base"):
-        loop.train(recipe(runs["full"], "full", phantoms, runs["full"]), show_progress=False)
+        loop.train(recipe(tmp_path, method, phantoms, tmp_path), show_progress=False)

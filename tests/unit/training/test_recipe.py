@@ -1,11 +1,14 @@
 """Recipes: YAML, command line and dataclasses are one thing, and mistakes are named."""
 
+import dataclasses
+import typing
 from pathlib import Path
 
 import pytest
 
 from medsam_adapter.errors import RecipeError
 from medsam_adapter.training.recipe import Recipe, load_recipe, make_recipe
+from medsam_adapter.training.recipe_bounds import BOUNDS
 
 REPO = Path(__file__).parents[3]
 
@@ -78,3 +81,43 @@ def test_a_bare_no_is_no(tmp_path):
     assert load_recipe(tmp_path, ["--optim.mixed_precision", "no"]).optim.mixed_precision == "no"
     with pytest.raises(RecipeError, match="mixed_precision"):
         load_recipe(tmp_path, ["--optim.mixed_precision", "yes"])
+
+
+NUMBERS = sorted(
+    f"{section}.{field.name}"
+    for section, kind in typing.get_type_hints(Recipe).items()
+    if dataclasses.is_dataclass(kind)
+    for field in dataclasses.fields(kind)
+    if {int, float}
+    & {typing.get_type_hints(kind)[field.name], *typing.get_args(typing.get_type_hints(kind)[field.name])}
+)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_bounds(name):
+    low, high = BOUNDS[name]
+    section, key = name.split(".")
+    for value in (low, high):
+        make_recipe({section: {key: value}})
+    for value in (low - 1, high + 1):
+        with pytest.raises(RecipeError, match=f"{name} is out of range"):
+            make_recipe({section: {key: value}})
+
+
+def test_bounds_are_of_numbers_only():
+    assert sorted(BOUNDS) == NUMBERS
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("optim.minutes", 0), ("run.validate_every", 0), ("data.max_train_cases", 0), ("optim.warmup_fraction", 3)],
+)
+def test_what_no_run_could_mean_is_out_of_range(name, value):
+    with pytest.raises(RecipeError, match=f"{name} is out of range"):
+        make_recipe({name.split(".")[0]: {name.split(".")[1]: value}})
+
+
+def test_a_loss_without_weights_is_refused():
+    with pytest.raises(RecipeError, match="no part of the loss has a weight"):
+        make_recipe({"loss": {"dice": 0, "bce": 0}})
+    make_recipe({"loss": {"dice": 0, "bce": 0, "focal": 1}})
