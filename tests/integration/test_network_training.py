@@ -182,6 +182,16 @@ def in_this_process(monkeypatch):
     return calls
 
 
+def test_an_adapter_is_no_sam_to_compare_from(data, tmp_path, capsys):
+    """The row of SAM as it is would be the adapter's."""
+    (tmp_path / "recipe.yaml").write_text(recipe(data, tmp_path / "unused").to_yaml())
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/adapter_config.json").write_text("{}")
+    words = [str(tmp_path / "recipe.yaml"), "--model.base", str(tmp_path / "adapter"), "-o", str(tmp_path / "out")]
+    assert run(["compare", *words]) == 2
+    assert "model.base is an adapter" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_compare_trains_scores_and_goes_on_after_a_failure(data, tmp_path, in_this_process, capsys):
     file = tmp_path / "recipe.yaml"
     file.write_text(recipe(data, tmp_path / "unused").to_yaml())

@@ -34,7 +34,9 @@ def compare_command(
     Example: msa compare hub_configs/msa-hippocampus --data.path Task04 --methods sam,lora,msa,nnunet --budget 5m
     """
     from rich.console import Console
+    from transformers.utils import find_adapter_config_file
 
+    from medsam_adapter.backbones import resolve_base
     from medsam_adapter.comparison.contestants import CONTESTANTS, ZERO_SHOT, chosen
     from medsam_adapter.comparison.data_state import data_state
     from medsam_adapter.comparison.runs import run_method
@@ -55,6 +57,11 @@ def compare_command(
         raise RecipeError("there is no recipe to compare by", expected="msa compare RECIPE", hint="see hub_configs/")
     names = chosen(methods)
     loaded = load_recipe(recipe, context.args)
+    if find_adapter_config_file(resolve_base(loaded.model.base)) is not None:
+        raise RecipeError(
+            "methods are compared from one SAM, and model.base is an adapter", file=recipe, expected="a SAM",
+            found=loaded.model.base, hint="--model.base sam-tiny, or the SAM that the adapter was trained on",
+        )  # fmt: skip
     data = open_data(loaded.data)
     scored = _scored(data, part)[:max_cases]
     if not scored:
