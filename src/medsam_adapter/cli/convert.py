@@ -15,22 +15,26 @@ def convert_command(
     kind: Annotated[str, typer.Option(help="auto, sam (Meta's), medsam, official (the public MSA code).")] = "auto",
     to: Annotated[str | None, typer.Option("--to", help="official: write a file for the public MSA code.")] = None,
     base: Annotated[
-        str | None, typer.Option(help="SAM of an official checkpoint: Hub id, folder, sam-tiny. [by width]")
+        str | None, typer.Option(help="SAM of an official checkpoint: Hub id, folder, sam-tiny; by width if left out.")
     ] = None,
-    name: Annotated[str, typer.Option(help="Title of the model card. [the folder's name]")] = "",
+    name: Annotated[str, typer.Option(help="Title of the model card; the folder's name if left out.")] = "",
     dims: Annotated[str | None, typer.Option(help="2d or 3d, where an official file leaves it open.")] = None,
-    slices: Annotated[int | None, typer.Option(min=1, help="-chunk of an official 3-D training. [96]")] = None,
+    slices: Annotated[
+        int | None, typer.Option(min=1, help="-chunk of an official 3-D training; 96 if left out.")
+    ] = None,
     image_size: Annotated[
-        int | None, typer.Option(min=1, help="-image_size of an official training. [the base's]")
+        int | None, typer.Option(min=1, help="-image_size of an official training; the base's if left out.")
     ] = None,
     positions: Annotated[
-        str | None, typer.Option(help="Blocks that had relative positions: all, windowed, none. [as the file shows]")
+        str | None,
+        typer.Option(help="Blocks that had relative positions: all, windowed, none; as the file shows if left out."),
     ] = None,
     clicks: Annotated[
-        str | None, typer.Option(help="Order the decoder was trained with: yx, xy. [yx if it has a decoder]")
+        str | None, typer.Option(help="Order the decoder was trained with: yx, xy; yx if it has a decoder.")
     ] = None,
     pixels: Annotated[
-        str | None, typer.Option(help="What the encoder got: unit, [0, 1]; sam, normalised as 0 to 255. [unit]")
+        str | None,
+        typer.Option(help="What the encoder got: unit, 0 to 1; sam, normalised as 0 to 255; unit if left out."),
     ] = None,
     adapters_only: Annotated[
         bool, typer.Option("--adapters-only", help="Leave a trained mask decoder (with --to: all of SAM) out.")

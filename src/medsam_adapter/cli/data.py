@@ -45,7 +45,7 @@ def data() -> None:
 
 @app.command("list")
 def list_command(as_json: AsJson = False) -> None:
-    """The layouts that can be read, and how a folder is recognised.
+    """The layouts that can be read; `msa data info NAME` tells how a folder is recognised.
 
     Example: msa data list
     """
@@ -281,11 +281,13 @@ def _next_steps(path: Path, layout: str, summary: dict[str, Any]) -> str:
         return f"next: mend the errors above, then msa data check {words}"
     if not summary["num_labelled"]:
         return "next: add masks to learn from; without them only `msa predict` is of use here"
-    command = f"next: msa train RECIPE --data.path {words}" + (f" --data.layout {layout}" if layout != "auto" else "")
+    recipe = "msa-pictures" if summary.get("shape_zyx", {"max": [2]})["max"][0] == 1 else "msa-hippocampus"
+    command = f"next: msa train hub_configs/{recipe}/recipe.yaml --data.path {words}"
+    command += f" --data.layout {layout}" if layout != "auto" else ""
     if set(summary.get("dtypes", ())) != {"uint8"}:  # only the scale of 8-bit data is known
         is_ct = (summary["modality"] or "").upper().startswith("CT")
         command += f" --data.intensity {'ct:soft-tissue' if is_ct else 'percentile'}"
-    return f"{command}\n      (RECIPE is a YAML file; an empty one takes every default)"
+    return command
 
 
 app.command("phantom")(phantom_command)

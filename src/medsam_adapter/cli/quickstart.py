@@ -116,6 +116,7 @@ def quickstart_command(
         f"     table       {output / 'results.json'}\n"
         "next, on this phantom and on your own data:\n"
         f"     msa predict {run} {test[0].image} --point {','.join(f'{v:.0f}' for v in point)} -o mask.nii.gz\n"
-        "     msa data check FOLDER\n"
-        f"     msa train {run}/recipe.yaml --data.path FOLDER --run.output outputs/mine"
+        "     msa data check FOLDER     (which names the scale that the scans need)\n"
+        f"     msa train {run}/recipe.yaml --data.path FOLDER --data.intensity SCALE --run.output outputs/mine\n"
+        "     (SCALE: ct:soft-tissue for CT, percentile for MR and ultrasound, rgb for 8-bit pictures)"
     )

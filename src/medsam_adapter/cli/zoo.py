@@ -17,7 +17,8 @@ DEFAULT_FOLDER = Path("outputs")
 
 def zoo_command(
     folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="FOLDER...", help="Where to look for run folders. [outputs]")
+        list[Path] | None,
+        typer.Argument(metavar="FOLDER...", help="Where to look for run folders; outputs if left out."),
     ] = None,
     local: Annotated[bool, typer.Option("--local", help="Only here, without asking the Hub.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
