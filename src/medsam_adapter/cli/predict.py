@@ -101,7 +101,7 @@ def predict_command(
     from medsam_adapter.inference.predictor import MSAPredictor
 
     scan = read_scan(image, series=series, key=key)
-    check_output(output, scan)
+    check_output(output, scan, overlay)
     if is_network(model):
         from medsam_adapter.cli.predict_network import predict_network
 
