@@ -94,8 +94,9 @@ def evaluate_command(
     from medsam_adapter.cli.evaluate_run import evaluate_models
     from medsam_adapter.training.processes import process_index
 
-    chosen = choose_cases(models, data, layout, channel, split, part or "test", asked, own_split=paper is not None)
-    chosen.cases = chosen.cases[:max_cases]
+    chosen = choose_cases(
+        models, data, layout, channel, split, part or "test", asked, own_split=paper is not None, max_cases=max_cases
+    )
     targets = target or None
     if paper:
         matched = paper.matched(target or chosen.dataset.targets, chosen.dataset.root)

@@ -2,7 +2,8 @@
 
 `config.json`, `adapter_config.json`, `adapter_model.safetensors` (all weights, as `model.safetensors`, where SAM's own
 are trained), `preprocessor_config.json`, `README.md` (the card), `recipe.yaml` as resolved, `data.json` (what was known
-of the data set), `versions.json`, `split.json`, `metrics.jsonl`; and `checkpoints/`, which are not for the Hub.
+of the data set, and where it lay), `versions.json`, `split.json`, `metrics.jsonl`; and `checkpoints/`, which are not
+for the Hub.
 """
 
 from __future__ import annotations
@@ -52,10 +53,15 @@ def hardware() -> str:
 
 
 def data_facts(dataset: Dataset, split: Split) -> dict[str, Any]:
-    """What is known of the data beyond its path, for the model card."""
+    """What is known of the data, for the model card, and where it lay, for evaluations.
+
+    `path` is absolute, since that of the recipe counts from the folder in which the training was started; empty for
+    data of the Hub. Publishing leaves only its last part.
+    """
     layout = LAYOUTS[dataset.layout].INFO if dataset.layout in LAYOUTS else None
     return {
         "name": dataset.name,
+        "path": str(dataset.root.resolve()) if dataset.root.is_dir() else "",
         "layout": dataset.layout,
         "modality": dataset.modality,
         "licence": dataset.licence,
