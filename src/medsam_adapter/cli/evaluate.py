@@ -77,7 +77,11 @@ def evaluate_command(
         "--seed": seed, "--split": split, "--replay": replay,
     }  # fmt: skip
     if compare:
-        _refuse_beside("--compare", {"MODEL": models, "--data": data, "--protocol": protocol, **given})
+        _refuse_beside("--compare", {
+            "MODEL": models, "--data": data, "--protocol": protocol, **given, "--layout": layout != "auto",
+            "--channel": channel or None, "--bank": bank, "--raters": raters, "--intensity": intensity,
+            "--window": window, "--orientation": orientation,
+        })  # fmt: skip
         report_comparison(compare, output, as_json)
         return
     if not models:
@@ -87,7 +91,7 @@ def evaluate_command(
         )  # fmt: skip
     paper, asked = _protocol(protocol), None
     if replay:
-        _refuse_beside("--replay", {key: value for key, value in given.items() if key != "--replay"})
+        _refuse_beside("--replay", {key: value for key, value in given.items() if key != "--replay"} | {"--bank": bank})
         asked = _replay(replay)
     kinds, unit = _prompts(prompts, per, paper, asked)
     from medsam_adapter.cli.evaluate_cases import choose_cases, picture_settings
@@ -164,9 +168,10 @@ def _paper_notes(paper: PaperProtocol, chosen: Chosen, kinds: list[str], per: st
 
 def _refuse_beside(option: str, others: dict) -> None:
     """Raises MSAInputError if options were given that another one makes void."""
+    from medsam_adapter.cli.given_options import given_options
     from medsam_adapter.errors import MSAInputError
 
-    found = [name for name, value in others.items() if value not in (None, [])]
+    found = given_options(others)
     if found:
         raise MSAInputError(
             f"{option} leaves no choice to other options", expected=f"{option} without them", found=", ".join(found),

@@ -67,6 +67,11 @@ def choose_cases(
             raise DataError(
                 "no data to evaluate on", expected="--data PATH", found="no run folder with a recipe either"
             )
+        if layout != "auto":
+            raise DataError(
+                "--layout belongs to --data", expected="--data PATH beside it", found=f"--layout {layout}",
+                hint="leave it out: the recipe of the run names its layout",
+            )  # fmt: skip
         data, layout = Path(_data_path(run)), section["layout"]
         channel = channel or section.get("channel", "")
         split = split or run / "split.json"

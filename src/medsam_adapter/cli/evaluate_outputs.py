@@ -40,8 +40,8 @@ def write_result(result: EvaluationResult, folder: Path, pictures: list) -> None
     from medsam_adapter.evaluation.pictures import write_extremes
 
     picture = folder / "best_median_worst.png"
-    picture.unlink(missing_ok=True)  # of an earlier evaluation, which may be all that there would be
     result.save(folder)
+    picture.unlink(missing_ok=True)  # of an earlier evaluation: this one may have none
     write_model_index(folder / "model_index.yaml", result.model, [result])
     write_extremes(picture, pictures)
 

@@ -61,9 +61,10 @@ def predict_many(
     Raises:
         typer.Exit: with code 3 where cases have failed.
     """
+    from medsam_adapter.cli.given_options import given_options, refuse_unheard
     from medsam_adapter.errors import PromptError
 
-    given = [name for name, value in not_for_many.items() if value]
+    given = given_options(not_for_many)
     if given:
         raise PromptError(
             f"{given[0]} belongs to one scan", expected="--prompts prompts.csv or --text for many cases",
@@ -71,6 +72,7 @@ def predict_many(
         )  # fmt: skip
     began = time.perf_counter()
     cases, left_out = _cases(source, output, prompts, text)
+    refuse_unheard([prompt for case in cases for prompt in case.prompts], not carry, min_score)
     is_main = int(os.environ.get("RANK", "0")) == 0
     with _ended_by_sigterm():
         _predict(model, cases, output, min_score, intensity, window, orientation, carry, retry_failed, is_main)
