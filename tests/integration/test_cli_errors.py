@@ -263,6 +263,9 @@ def test_evaluate_refuses(refused, name):
         (["predict", "a", "b", "-o", "c", "--points", "1,1"], "No such option: --points"),
         (["data", "check"], "Missing argument"),
         (["evaluate", "sam-tiny", "--seed", "one"], "--seed"),
+        (["evaluate", "sam-tiny", "--data", "nowhere", "--seed", "-1"], "Invalid value for '--seed'"),
+        (["compare", "nowhere.yaml", "--seed", "-1"], "Invalid value for '--seed'"),
+        (["data", "phantom", "nowhere", "--seed", "-1"], "Invalid value for '--seed'"),
     ],
 )
 def test_wrong_use_of_the_command_line(capsys, command, said):

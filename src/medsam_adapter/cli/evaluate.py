@@ -45,7 +45,7 @@ def evaluate_command(
         bool, typer.Option("--raters", help="Where several people marked the cases: also a row against each of them.")
     ] = False,
     max_cases: Annotated[int | None, typer.Option(min=1, help="Evaluate at most so many cases.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the prompts; 0 if left out.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the prompts; 0 if left out.")] = None,
     replay: Annotated[
         Path | None, typer.Option(help="prompts.json of an earlier evaluation: its cases with these very prompts.")
     ] = None,

@@ -151,8 +151,13 @@ def predict_command(
         return
     volume = f", {facts['volume_ml']:g} ml" if scan.is_volume else ""
     typer.echo(f"{output}: {facts['voxels']} voxels on {facts['slices']} slices{volume}, {seconds:.1f} s")
+    missing = "not found"
+    if mask.any():  # where masks overlap the more certain one stays
+        missing += ", or all of it lies under another label"
+    if predictor.text_rules.min_best_score > 0.2:
+        missing += "; --min-score 0.2 would accept a worse mask"
     for label in facts.get("labels", ()):
-        nothing = "" if label["voxels"] else "   (not found; --min-score 0.2 would accept a worse mask)"
+        nothing = "" if label["voxels"] else f"   ({missing})"
         typer.echo(f"  {label['label']}  {label['voxels']:>9} voxels  {label['text']}{nothing}")
     if not mask.any() and not text:
         typer.secho("the mask is empty: try a click nearer to the object's middle, or a box", fg=typer.colors.YELLOW)
