@@ -70,7 +70,7 @@ class CheckpointError(MSAInputError):
 
 
 class OutputError(MSAInputError):
-    """A file cannot be written: the disk is full, or the folder read-only."""
+    """A file cannot be written: the disk is full, the folder read-only, or another file would be lost."""
 
 
 class Interrupted(MSAError):

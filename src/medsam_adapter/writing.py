@@ -32,7 +32,14 @@ def naming_write_errors(path: Path, hint: str | None = None) -> Iterator[None]:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a small file in one step: under another name first, then renamed. Who reads meanwhile sees the old one.
+    """Write a small file of text in one step; errors as `replacing`."""
+    with replacing(file) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """The name under which a file is written first, before it takes its place. Who reads meanwhile sees the old one.
 
     Raises:
         OutputError: a full disk, or a folder that cannot be written to. What was there before is as it was.
@@ -40,7 +47,7 @@ def write_text(file: Path, text: str) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")  # several processes may write the same file
     with naming_write_errors(file):
         try:
-            temporary.write_text(text, encoding="utf-8", newline="")
+            yield temporary
             temporary.replace(file)
         except OSError:
             with contextlib.suppress(OSError):

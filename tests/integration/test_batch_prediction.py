@@ -185,3 +185,41 @@ def test_what_does_not_go_together_is_said(tiny_base, many, tmp_path, capsys, mo
     assert run(["predict", str(tiny_base), str(many), "-o", str(tmp_path / "masks"), *more]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "masks").exists() and sorted(many.rglob("*")) == before
+
+
+@pytest.mark.parametrize("output", ["SCANS", "SCANS/../scans", "link", "SCANS/ct"])
+def test_a_mask_never_takes_the_place_of_a_scan(tiny_base, many, tmp_path, capsys, output):
+    """v1 is written under the name of v0, which nothing is asked of; the series is a folder of its own."""
+    (tmp_path / "lists").mkdir()
+    manifest, prompts = tmp_path / "lists" / "m.csv", tmp_path / "prompts.csv"
+    manifest.write_text("case_id,image\nv0,../scans/v1.nii.gz\nv1,../scans/v0.nii.gz\nct,../lists/../scans/ct\n")
+    prompts.write_text("case,x,y,z\n" + ("ct" if output.endswith("ct") else "v0") + ",9,9,1\n")
+    (tmp_path / "link").symlink_to(many)
+    before = {path: path.read_bytes() for path in many.rglob("*") if path.is_file()}
+    place = output.replace("SCANS", str(many)) if "SCANS" in output else str(tmp_path / output)
+    words = ["predict", str(tiny_base), str(manifest), "-o", place, "--prompts", str(prompts)]
+    assert run([*words, "--intensity", "percentile"]) == 2
+    assert "would be lost" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in many.rglob("*") if path.is_file()}
+
+
+def test_a_label_keeps_its_name_in_a_folder_of_masks(tiny_base, many, tmp_path, capsys):
+    def ask(rows: str, output: str = "masks") -> int:
+        (tmp_path / "prompts.csv").write_text("case,object,x,y,z\n" + rows)
+        words = ["predict", str(tiny_base), str(many), "-o", str(tmp_path / output)]
+        return run([*words, "--prompts", str(tmp_path / "prompts.csv"), "--intensity", "percentile"])
+
+    def names() -> dict:
+        return json.loads((tmp_path / "masks" / "labels.json").read_text())
+
+    assert ask("v0,liver,9,9,1\nv0,spleen,4,4,1\n") == 0
+    assert ask("v1,liver,9,9,1\n") == 0
+    assert names() == {"1": "liver", "2": "spleen"}, "the mask of v0 still has both"
+    assert ask("ct,spleen,9,9,1\n") == 2
+    said = capsys.readouterr().err
+    assert "label 1 is another object" in said and "expected: liver" in said and "found: spleen" in said
+    assert names() == {"1": "liver", "2": "spleen"} and not (tmp_path / "masks" / "ct.nii.gz").exists()
+    assert ask("ct,spleen,9,9,1\n", "others") == 0
+    (tmp_path / "masks" / "labels.json").write_text('{"1": 3}')
+    assert ask("v1,liver,9,9,1\n") == 2
+    assert "labels.json: is not what" in capsys.readouterr().err

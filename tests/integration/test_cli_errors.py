@@ -39,7 +39,15 @@ def inputs(tmp_path_factory) -> Path:
     (root / "cut.nii.gz").write_bytes(content[: len(content) // 2])
     Image.fromarray(grey[:, :, 0].astype(np.uint8)).save(root / "picture.png")
     (root / "file").write_text("not a folder")
-    (root / "no_model").mkdir()
+    for name, files in {
+        "no_model": {},
+        "network": {"network.json": "{}"},
+        "trained": {"split.json": "{}", "recipe.yaml": "data: {path: somewhere, layout: folder}"},
+    }.items():
+        (root / name).mkdir()
+        for file, text in files.items():
+            (root / name / file).write_text(text)
+    (root / "p.csv").write_text("case,x,y,z\nc0,1,1,1\n")
     for number in range(3):
         nifti(f"set/imagesTr/c{number}.nii.gz", rng.integers(-100, 200, SHAPE_XYZ).astype(np.int16))
         label = np.zeros(SHAPE_XYZ, np.uint8)
@@ -106,6 +114,35 @@ PREDICT = {
     "unknown orientation": ("sam-tiny IN/v8.nii.gz --point 1,1,1 -o o.nii.gz --orientation UP", "'UP'", "LPS"),
     "volume to picture": ("sam-tiny IN/v8.nii.gz --point 1,1,1 -o o.png", "o.png", "expected: .nii.gz"),
     "picture to JPEG": ("sam-tiny IN/picture.png --point 1,1 -o o.jpg", "o.jpg", ".png"),
+    "two scales": (
+        "sam-tiny IN/v8.nii.gz --point 1,1,1 -o o.nii.gz --intensity percentile --window 0,80",
+        "--window and --intensity percentile say two things",
+        "leave one out",
+    ),
+    "a text on one slice": (
+        "sam-tiny IN/v8.nii.gz --text liver -o o.nii.gz --one-slice",
+        "--one-slice",
+        "leave it out",
+    ),
+    "a score of clicks": (
+        "sam-tiny IN/v8.nii.gz --point 1,1,1 --text liver -o o.nii.gz --min-score 0",
+        "--min-score",
+        "leave it out",
+    ),
+    "one case again": ("sam-tiny IN/v8.nii.gz --point 1,1,1 -o o.nii.gz --retry-failed", "many cases", "leave it out"),
+    "a click for a network": ("IN/network IN/v8.nii.gz -o o.nii.gz --point 1,1,1", "no --point", "leave it out"),
+    "a scale for a network": (
+        "IN/network IN/v8.nii.gz -o o.nii.gz --window 0,80 --intensity window --orientation LPS --min-score 0",
+        "--min-score, --window, --intensity, --orientation",
+        "leave it out",
+    ),
+    "one slice of many": ("sam-tiny IN/set/imagesTr -o o --text liver --one-slice", "--one-slice", "leave it out"),
+    "a score of many": (
+        "sam-tiny IN/set/imagesTr -o o --prompts IN/p.csv --min-score 0.1",
+        "--min-score",
+        "leave it out",
+    ),
+    "a click of many": ("sam-tiny IN/set/imagesTr -o o --prompts IN/p.csv --key a", "--key belongs to one scan"),
     "unwritable output": ("sam-tiny IN/v8.nii.gz --point 1,1,1 -o IN/file/o.nii.gz", "IN/file: cannot be"),
 }
 
@@ -187,6 +224,18 @@ EVALUATE = {
     "neither slice nor volume": ("sam-tiny --data IN/set --per case", "slice or volume", "found: case"),
     "missing data": ("sam-tiny --data IN/nowhere", "IN/nowhere", "no such folder"),
     "no data": ("sam-tiny", "--data PATH"),
+    "layout of no data": ("IN/trained --layout msd", "--layout belongs to --data", "leave it out"),
+    "comparison of nothing": (
+        "--compare IN/set IN/set --raters --intensity percentile --window 0,80 --orientation LPS --bank b --layout msd "
+        "--channel 0",
+        "--layout, --channel, --bank, --raters, --intensity, --window, --orientation",
+        "leave them out",
+    ),
+    "bank of a replay": ("sam-tiny --replay p.json --bank b.yaml", "--bank", "leave them out"),
+    "two scales": (
+        "sam-tiny --data IN/set --intensity ct:liver --window 0,80",
+        "--window and --intensity ct:liver say two things",
+    ),
     "unknown model": ("sam-tinny --data IN/set", "sam-tinny", "no such model"),
     "unknown target": ("sam-tiny --data IN/set --target river --intensity percentile", "no target 'river'", "liver"),
     "missing split": ("sam-tiny --data IN/set --split IN/nowhere.json", "IN/nowhere.json"),
@@ -214,6 +263,9 @@ def test_evaluate_refuses(refused, name):
         (["predict", "a", "b", "-o", "c", "--points", "1,1"], "No such option: --points"),
         (["data", "check"], "Missing argument"),
         (["evaluate", "sam-tiny", "--seed", "one"], "--seed"),
+        (["evaluate", "sam-tiny", "--data", "nowhere", "--seed", "-1"], "Invalid value for '--seed'"),
+        (["compare", "nowhere.yaml", "--seed", "-1"], "Invalid value for '--seed'"),
+        (["data", "phantom", "nowhere", "--seed", "-1"], "Invalid value for '--seed'"),
     ],
 )
 def test_wrong_use_of_the_command_line(capsys, command, said):

@@ -113,6 +113,43 @@ def test_a_mask_that_does_not_fit_is_refused_before_the_model_is_opened(
     assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("image", "output", "overlay", "said"),
+    [
+        ("a.nii.gz", "IN/a.nii.gz", None, "would take the place of the scan"),
+        ("a.nii.gz", "link/../IN/a.nii.gz", None, "would take the place of the scan"),
+        ("a.nii.gz", "to_the_scan.nii.gz", None, "would take the place of the scan"),
+        ("radiograph.dcm", "IN/radiograph.dcm", None, "would take the place of the scan"),
+        ("dicom", "IN/dicom/mask.dcm", None, "would lie among the files of the scan"),
+        ("a.png", "o.png", "IN/a.png", "would take the place of the scan"),
+        ("dicom", "o.dcm", "IN/dicom/o.png", "would lie among the files of the scan"),
+        ("a.png", "o.png", "./o.png", "mask and overlay are one file"),
+        ("a.nii.gz", "o.nii.gz", "o.nii.gz", "o.nii.gz: the overlay is a PNG"),
+        ("a.nii.gz", "o.nii.gz", "folder.png", "folder.png: is a folder"),
+        ("a.nii.gz", "o.nii.gz", "IN/a.npz/o.png", "a.npz: cannot be written"),
+        ("a.nii.gz", "IN/a.npz/o.nii.gz", None, "a.npz: cannot be written"),
+    ],
+)
+def test_what_would_be_lost_is_refused_before_the_model_is_opened(
+    inputs, tmp_path, monkeypatch, capsys, image, output, overlay, said
+):
+    def opened(*_, **__):
+        raise AssertionError("the model was opened")
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "IN").symlink_to(inputs)
+    (tmp_path / "link").mkdir()
+    (tmp_path / "to_the_scan.nii.gz").symlink_to(inputs / "a.nii.gz")
+    (tmp_path / "folder.png").mkdir()
+    monkeypatch.setattr("medsam_adapter.inference.predictor.MSAPredictor.from_pretrained", opened)
+    before = {path: path.read_bytes() for path in inputs.rglob("*") if path.is_file()}
+    more = ["--overlay", overlay] if overlay else []
+    assert predict(inputs / image, Path(output), *more, point="9,10" if image[-3:] in ("png", "dcm") else "9,10,1") == 2
+    assert said in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in inputs.rglob("*") if path.is_file()}
+    assert {path.name for path in tmp_path.iterdir()} == {"IN", "link", "to_the_scan.nii.gz", "folder.png"}
+
+
 def test_texts_name_the_segments():
     from types import SimpleNamespace
 

@@ -86,6 +86,12 @@ def test_the_session_names_the_model(made, predict, choice):
     assert "note:" not in said.err and "liver" in said.out and "spleen" in said.out
 
 
+def test_the_scan_of_a_session_is_not_written_over(made, predict):
+    before = made["scan"].read_bytes()
+    code, said, _ = predict("--session", made["sessions"]["first"], made["scan"], out=str(made["scan"]))
+    assert code == 2 and "would take the place of the scan" in said.err and made["scan"].read_bytes() == before
+
+
 def test_the_scan_beside_the_session(made, predict):
     code, _, out = predict("--session", made["sessions"]["first"])
     assert code == 0

@@ -13,13 +13,14 @@ import yaml
 
 from medsam_adapter.cli.evaluate_cases import choose_cases, picture_settings
 from medsam_adapter.cli.main import run
-from medsam_adapter.data.layouts import LAYOUTS, Dataset
+from medsam_adapter.data.layouts import LAYOUTS, Dataset, open_dataset
 from medsam_adapter.data.nifti import save_nifti
 from medsam_adapter.data.phantom import make_phantom
 from medsam_adapter.data.sample import Case
-from medsam_adapter.errors import DataError
+from medsam_adapter.errors import CheckpointError, DataError
 from medsam_adapter.evaluation.published.printed import printed_table
 from medsam_adapter.evaluation.results import EvaluationResult
+from medsam_adapter.training.run_folder import data_facts
 
 # BTCV's values of what phantoms show.
 BTCV_VALUES = {"spleen": 1, "right kidney": 2, "left kidney": 3, "liver": 6, "aorta": 8, "pancreas": 11}
@@ -256,6 +257,41 @@ def test_cases_that_a_run_has_seen_are_told(run_folder, folder_data, tmp_path):
         f"Cases: the 2 of the part test of {split}.",
         "mine was trained or chosen on 1 of these 2 cases: its figures are too good.",
     ]
+
+
+def test_the_current_folder_does_not_matter_to_what_a_run_has_seen(run_folder, folder_data, tmp_path, monkeypatch):
+    """The recipe's path is relative; data.json says where the data lay when the run was started."""
+    run = shutil.copytree(run_folder, tmp_path / "mine")
+    (run / "recipe.yaml").write_text(yaml.safe_dump({"data": {"path": folder_data.name, "layout": "folder"}}))
+    facts = data_facts(open_dataset(folder_data, "folder"), {})
+    (run / "data.json").write_text(json.dumps(facts))
+    monkeypatch.chdir(tmp_path)
+    said = "mine was trained or chosen on 1 of these 2 cases: its figures are too good."
+    assert chosen([run], folder_data)[1][-1] == said
+    assert chosen([run])[0] == ["case2"], "without --data it is the run's own"
+    other = shutil.copytree(folder_data, tmp_path / "elsewhere" / folder_data.name)
+    assert said not in chosen([run], other)[1], "another folder of the same names"
+    # Published, or on another machine: nobody knows where it lies.
+    (run / "data.json").write_text(json.dumps(facts | {"path": folder_data.name}))
+    assert chosen([run], folder_data)[1][-1] == (
+        f"mine was trained or chosen on 1 of these 2 cases if its data, {facts['name']}, is this one: then its figures "
+        "are too good."
+    )
+    (run / "data.json").write_text("[")
+    with pytest.raises(CheckpointError, match="data.json cannot be read"):
+        chosen([run], folder_data)
+
+
+def test_notes_count_the_cases_that_are_evaluated(run_folder, folder_data, tmp_path):
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({"test": ["case2", "case1"]}))
+    cases, notes = chosen([run_folder], folder_data, max_cases=1)
+    assert cases == ["case1"] and notes == [
+        "The first 1 of 2 cases with a reference, as there is no split.",
+        "mine was trained or chosen on 1 of these 1 cases: its figures are too good.",
+    ]
+    cases, notes = chosen([run_folder], folder_data, split=split, max_cases=1)
+    assert cases == ["case2"] and notes == [f"Cases: the first 1 of the 2 of the part test of {split}."]
 
 
 def test_an_official_split_counts(folder_data, tmp_path, monkeypatch):

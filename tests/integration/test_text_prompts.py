@@ -175,6 +175,9 @@ def test_the_least_score_decides_what_is_found(finished, phantoms, tmp_path, cap
     command = ["predict", str(finished), str(scan), "-o", str(tmp_path / "o.nii.gz"), "--text", "liver"]
     assert run([*command, "--min-score", "1"]) == 0
     assert "not found; --min-score" in capsys.readouterr().out
+    assert run([*command, "--text", "liver", "--min-score", "0"]) == 0  # the second lies under the first
+    said = capsys.readouterr().out
+    assert said.count("not found") == 1 and "under another label" in said and "--min-score" not in said
     predictor = MSAPredictor.from_pretrained(finished, device="cpu")
     predictor.set_volume(nib.load(scan))
     logits = {}

@@ -19,7 +19,7 @@ def compare_command(
     size: Annotated[str, typer.Option(help="Of the networks: published, small (minutes on a CPU) or tiny.")] = "small",
     part: Annotated[str, typer.Option(help="Part of the split that is scored.")] = "test",
     max_cases: Annotated[int | None, typer.Option(min=1, help="Score at most so many cases.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the prompts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the prompts.")] = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for runs, results and the table.")] = Path(
         "outputs/compare"
     ),

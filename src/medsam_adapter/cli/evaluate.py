@@ -45,7 +45,7 @@ def evaluate_command(
         bool, typer.Option("--raters", help="Where several people marked the cases: also a row against each of them.")
     ] = False,
     max_cases: Annotated[int | None, typer.Option(min=1, help="Evaluate at most so many cases.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the prompts; 0 if left out.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the prompts; 0 if left out.")] = None,
     replay: Annotated[
         Path | None, typer.Option(help="prompts.json of an earlier evaluation: its cases with these very prompts.")
     ] = None,
@@ -80,7 +80,11 @@ def evaluate_command(
         "--seed": seed, "--split": split, "--replay": replay,
     }  # fmt: skip
     if compare:
-        _refuse_beside("--compare", {"MODEL": models, "--data": data, "--protocol": protocol, **given})
+        _refuse_beside("--compare", {
+            "MODEL": models, "--data": data, "--protocol": protocol, **given, "--layout": layout != "auto",
+            "--channel": channel or None, "--bank": bank, "--raters": raters, "--intensity": intensity,
+            "--window": window, "--orientation": orientation,
+        })  # fmt: skip
         report_comparison(compare, output, as_json)
         return
     if not models:
@@ -90,15 +94,16 @@ def evaluate_command(
         )  # fmt: skip
     paper, asked = _protocol(protocol), None
     if replay:
-        _refuse_beside("--replay", {key: value for key, value in given.items() if key != "--replay"})
+        _refuse_beside("--replay", {key: value for key, value in given.items() if key != "--replay"} | {"--bank": bank})
         asked = _replay(replay)
     kinds, unit = _prompts(prompts, per, paper, asked)
     from medsam_adapter.cli.evaluate_cases import choose_cases, picture_settings
     from medsam_adapter.cli.evaluate_run import evaluate_models
     from medsam_adapter.training.processes import process_index
 
-    chosen = choose_cases(models, data, layout, channel, split, part or "test", asked, own_split=paper is not None)
-    chosen.cases = chosen.cases[:max_cases]
+    chosen = choose_cases(
+        models, data, layout, channel, split, part or "test", asked, own_split=paper is not None, max_cases=max_cases
+    )
     targets = target or None
     if paper:
         matched = paper.matched(target or chosen.dataset.targets, chosen.dataset.root)
@@ -167,9 +172,10 @@ def _paper_notes(paper: PaperProtocol, chosen: Chosen, kinds: list[str], per: st
 
 def _refuse_beside(option: str, others: dict) -> None:
     """Raises MSAInputError if options were given that another one makes void."""
+    from medsam_adapter.cli.given_options import given_options
     from medsam_adapter.errors import MSAInputError
 
-    found = [name for name, value in others.items() if value not in (None, [])]
+    found = given_options(others)
     if found:
         raise MSAInputError(
             f"{option} leaves no choice to other options", expected=f"{option} without them", found=", ".join(found),

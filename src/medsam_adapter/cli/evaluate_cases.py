@@ -41,6 +41,7 @@ def choose_cases(
     part: str = "test",
     replay: Replay | None = None,
     own_split: bool = False,
+    max_cases: int | None = None,
 ) -> Chosen:
     """Open the data set and take the cases of a part: of the given split, of the run's own where the data is the run's,
     of the data set's official one, or all.
@@ -50,10 +51,12 @@ def choose_cases(
         data: that of the first run folder if None.
         replay: takes the cases of its file, whatever the split.
         own_split: the run's split counts too where `data` is given and is the run's own.
+        max_cases: take at most so many.
 
     Raises:
         DataError: no data, or no cases in the part.
         RecipeError: a run whose recipe cannot be read.
+        CheckpointError: a run whose data.json cannot be read.
     """
     from medsam_adapter.data.layouts import LAYOUTS, open_dataset
 
@@ -64,25 +67,30 @@ def choose_cases(
             raise DataError(
                 "no data to evaluate on", expected="--data PATH", found="no run folder with a recipe either"
             )
-        data, layout = Path(section["path"]), section["layout"]
+        if layout != "auto":
+            raise DataError(
+                "--layout belongs to --data", expected="--data PATH beside it", found=f"--layout {layout}",
+                hint="leave it out: the recipe of the run names its layout",
+            )  # fmt: skip
+        data, layout = Path(_data_path(run)), section["layout"]
         channel = channel or section.get("channel", "")
         split = split or run / "split.json"
-    elif own_split and run and _is_same(section["path"], data):
+    elif own_split and run and _is_same(_data_path(run), data):
         split = split or run / "split.json"
     dataset = open_dataset(data, layout, require_labels=False, channel=channel)
     if layout == "auto":
         layout = next((name for name, module in LAYOUTS.items() if module.detect(data)), "parquet")  # hf://...
     chosen = Chosen(dataset, [], layout, part, list(dataset.notes))
     if replay:
-        chosen.cases, chosen.part = replay.cases_of(dataset), "all"
+        chosen.cases, chosen.part = replay.cases_of(dataset)[:max_cases], "all"
         chosen.notes.append(f"Cases and prompts are those of {replay.file}.")
     else:
-        _take_part(chosen, split, part, run)
+        _take_part(chosen, split, part, run, max_cases)
     chosen.notes += _trained_on(models, chosen)
     return chosen
 
 
-def _take_part(chosen: Chosen, split: Path | None, part: str, run: Path | None) -> None:
+def _take_part(chosen: Chosen, split: Path | None, part: str, run: Path | None, max_cases: int | None) -> None:
     from medsam_adapter.data.splits import load_split
 
     labelled = chosen.dataset.labelled
@@ -90,9 +98,10 @@ def _take_part(chosen: Chosen, split: Path | None, part: str, run: Path | None) 
     if part == "all" or (split is None and not official):
         if part not in ("all", "test"):
             raise DataError(f"there is no split to take {part!r} from", expected="--split split.json", found="none")
-        chosen.cases, chosen.part = labelled, "all"
+        chosen.cases, chosen.part = labelled[:max_cases], "all"
+        taken = "All" if len(chosen.cases) == len(labelled) else f"The first {len(chosen.cases)} of"
         reason = "" if part == "all" else ", as there is no split"
-        chosen.notes.append(f"All {len(labelled)} cases with a reference{reason}.")
+        chosen.notes.append(f"{taken} {len(labelled)} cases with a reference{reason}.")
         return
     parts = load_split(split, chosen.dataset.cases) if split is not None else official or {}
     known = {case.case_id: case for case in labelled}
@@ -112,7 +121,9 @@ def _take_part(chosen: Chosen, split: Path | None, part: str, run: Path | None) 
         whose = str(split)
         if run is not None and split == run / "split.json":
             whose = f"the split of the run {run.name}"
-    chosen.notes.append(f"Cases: the {len(chosen.cases)} of the part {part} of {whose}.")
+    of_part, chosen.cases = len(chosen.cases), chosen.cases[:max_cases]
+    taken = "" if len(chosen.cases) == of_part else f"the first {len(chosen.cases)} of "
+    chosen.notes.append(f"Cases: {taken}the {of_part} of the part {part} of {whose}.")
 
 
 def _trained_on(models: list[str], chosen: Chosen) -> list[str]:
@@ -120,17 +131,17 @@ def _trained_on(models: list[str], chosen: Chosen) -> list[str]:
     from medsam_adapter.data.splits import load_split
 
     notes = []
-    for model in models:
-        file = Path(model) / "split.json"
-        if file.is_file() and _is_same(_recipe_data(Path(model)).get("path", ""), chosen.dataset.root):
-            parts = load_split(file)
-            seen = {case_id for name in ("train", "val") for case_id in parts.get(name, ())}
-            known = sum(case.case_id in seen for case in chosen.cases)
-            if known:
-                notes.append(
-                    f"{Path(model).name} was trained or chosen on {known} of these {len(chosen.cases)} cases: its "
-                    "figures are too good."
-                )
+    for run in map(Path, models):
+        if not (run / "split.json").is_file():
+            continue
+        parts, facts, dataset = load_split(run / "split.json"), _data_facts(run), chosen.dataset
+        seen = {case_id for name in ("train", "val") for case_id in parts.get(name, ())}
+        known = sum(case.case_id in seen for case in chosen.cases)
+        told = f"{run.name} was trained or chosen on {known} of these {len(chosen.cases)} cases"
+        if known and _is_same(_data_path(run), dataset.root):
+            notes.append(f"{told}: its figures are too good.")
+        elif known and not Path(_data_path(run)).exists() and facts.get("name") == dataset.name:
+            notes.append(f"{told} if its data, {dataset.name}, is this one: then its figures are too good.")
     return notes
 
 
@@ -142,6 +153,22 @@ def _recipe_data(run: Path) -> dict:
     if not isinstance(section, dict) or not all(isinstance(section.get(key), str) for key in ("path", "layout")):
         raise RecipeError("the run does not say what its data is", file=file, expected="data.path, data.layout")
     return section
+
+
+def _data_facts(run: Path) -> dict:
+    """data.json; empty for runs of before there was one."""
+    from medsam_adapter.adapters.reading import damage_told
+
+    if not (run / "data.json").is_file():
+        return {}
+    with damage_told(run, "data.json", "what was known of the run's data"):
+        return dict(json.loads((run / "data.json").read_bytes()))
+
+
+def _data_path(run: Path) -> str:
+    """Where a run's data lies: as it was noted, else (of another machine, or the Hub) as the recipe says."""
+    noted = Path(str(_data_facts(run).get("path") or ""))
+    return str(noted) if noted.is_absolute() and noted.is_dir() else _recipe_data(run)["path"]
 
 
 def _is_same(path: str, root: Path) -> bool:

@@ -34,13 +34,16 @@ def model_names(models: list[str]) -> dict[str, str]:
 
 
 def write_result(result: EvaluationResult, folder: Path, pictures: list) -> None:
-    """results.json, results.csv, prompts.json, model_index.yaml and best_median_worst.png of one result."""
+    """results.json, results.csv, prompts.json, model_index.yaml and, of those there are, best_median_worst.png of one
+    result."""
     from medsam_adapter.evaluation.exports import write_model_index
     from medsam_adapter.evaluation.pictures import write_extremes
 
+    picture = folder / "best_median_worst.png"
     result.save(folder)
+    picture.unlink(missing_ok=True)  # of an earlier evaluation: this one may have none
     write_model_index(folder / "model_index.yaml", result.model, [result])
-    write_extremes(folder / "best_median_worst.png", pictures)
+    write_extremes(picture, pictures)
 
 
 def report(
@@ -51,28 +54,36 @@ def report(
     notes: list[str],
     as_json: bool,
 ) -> None:
-    """Write the tables of all results and print them, or print JSON.
+    """Write the tables of all results and print them, or print JSON; results that cannot be compared are told.
 
     Args:
         notes: what has to be said of cases and protocol.
     """
-    from medsam_adapter.evaluation.exports import write_tables
+    from medsam_adapter.evaluation.comparison_table import comparison_grid
+    from medsam_adapter.evaluation.exports import remove_tables, write_tables
     from medsam_adapter.evaluation.grids import print_grid
     from medsam_adapter.evaluation.paper_table import interval_grid, paper_grid
     from medsam_adapter.evaluation.tables import print_results, result_note, results_grid, table_rows
 
     rows = [shown for result in results for shown in (result, *result.against_raters())]
+    metrics = paper.metrics if paper else COMPARED_METRICS
+    pairs, reasons = _pairs(results)
+    notes = [*notes, *reasons]
     tables: list[Grid]
     if paper:
         tables = [paper_grid(paper, rows, notes), interval_grid(paper, rows)]
     else:
         tables = [results_grid(table_rows(rows), [*notes, *map(result_note, rows)])]
     write_tables(output, tables)
-    compared = _comparisons(results, paper.metrics if paper else COMPARED_METRICS)
+    compared = [comparison_grid(first, other, metrics) for first, other in pairs]
     if compared:
         write_tables(output, compared, "comparison")
+    else:
+        remove_tables(output, "comparison")
     if as_json:
-        typer.echo(json.dumps({"output": str(output), "cases": num_cases, **_facts(rows, results, paper, notes)}))
+        differences = [fact for pair in pairs for fact in _compared_facts(*pair, metrics)]
+        facts = _facts(rows, paper) | ({"comparisons": differences} if differences else {}) | {"notes": notes}
+        typer.echo(json.dumps({"output": str(output), "cases": num_cases, **facts}))
         return
     for table in tables if paper else ():
         print_grid(table)
@@ -90,55 +101,58 @@ def report_comparison(folders: tuple[Path, Path], output: Path | None, as_json: 
     Raises:
         MSAInputError: no results there, or results that cannot be compared.
     """
+    from medsam_adapter.errors import MSAInputError
+    from medsam_adapter.evaluation.comparison_table import comparison_grid
     from medsam_adapter.evaluation.exports import write_tables
     from medsam_adapter.evaluation.grids import print_grid
     from medsam_adapter.evaluation.results import EvaluationResult
 
-    results = [EvaluationResult.load(folder) for folder in folders]
-    if results[0].model == results[1].model:
-        results[0].model, results[1].model = map(str, folders)
-    if as_json:
-        typer.echo(json.dumps({"comparisons": _compared_facts(results, COMPARED_METRICS)}))
-    [table] = _comparisons(results, COMPARED_METRICS)
+    first, other = (EvaluationResult.load(folder) for folder in folders)
+    if folders[0].samefile(folders[1]):
+        raise MSAInputError("are the same results", file=folders[1], expected="those of another evaluation")
+    if first.model == other.model:
+        first.model, other.model = map(str, folders)
+    table = comparison_grid(first, other, COMPARED_METRICS)
     if output:
         write_tables(output, [table], "comparison")
-    if not as_json:
+    if as_json:
+        typer.echo(json.dumps({"comparisons": _compared_facts(first, other, COMPARED_METRICS)}))
+    else:
         print_grid(table)
 
 
-def _pairs(results: list[EvaluationResult]) -> list[tuple[EvaluationResult, EvaluationResult]]:
-    """Each further model with the first, under the same prompts."""
-    return [
-        (first, other)
-        for first in results
-        for other in results
-        if first.model == results[0].model != other.model and first.protocol == other.protocol
-    ]
+def _pairs(results: list[EvaluationResult]) -> tuple[list[tuple[EvaluationResult, EvaluationResult]], list[str]]:
+    """Each further model with the first, asked with the same prompts; and of others why not, a sentence each."""
+    from medsam_adapter.errors import MSAInputError
+    from medsam_adapter.evaluation.statistics import check_comparable
+
+    pairs, reasons = [], []
+    for first in results:
+        for other in results:
+            if first.model == results[0].model != other.model and first.asked == other.asked:
+                try:
+                    check_comparable(first, other)
+                    pairs.append((first, other))
+                except MSAInputError as error:
+                    reasons.append(f"{error.problem[0].upper()}{error.problem[1:]}.")
+    return pairs, reasons
 
 
-def _comparisons(results: list[EvaluationResult], metrics: tuple[str, ...]) -> list[Grid]:
-    from medsam_adapter.evaluation.comparison_table import comparison_grid
-
-    return [comparison_grid(first, other, metrics) for first, other in _pairs(results)]
-
-
-def _compared_facts(results: list[EvaluationResult], metrics: tuple[str, ...]) -> list[dict]:
+def _compared_facts(first: EvaluationResult, other: EvaluationResult, metrics: tuple[str, ...]) -> list[dict]:
     from medsam_adapter.evaluation.statistics import compare
 
     return [
         {
-            "reference": first.model, "other": other.model, "protocol": first.protocol, "metric": metric,
+            "reference": first.model, "other": other.model, "protocol": first.asked, "metric": metric,
             "target": each.target, "n": each.n, "difference": _number(each.difference),
             "interval": [_number(value) for value in each.interval], "p_value": _number(each.p_value),
             "better": each.better, "worse": each.worse,
         }
-        for first, other in _pairs(results) for metric in metrics for each in compare(first, other, metric)
+        for metric in metrics for each in compare(first, other, metric)
     ]  # fmt: skip
 
 
-def _facts(
-    rows: list[EvaluationResult], results: list[EvaluationResult], paper: PaperProtocol | None, notes: list[str]
-) -> dict:
+def _facts(rows: list[EvaluationResult], paper: PaperProtocol | None) -> dict:
     """The rows of --json, and with a protocol its columns."""
     from medsam_adapter.evaluation.paper_table import average_value, column_values
     from medsam_adapter.evaluation.statistics import mean_interval
@@ -153,9 +167,7 @@ def _facts(
             if paper.average:
                 fact["columns"][paper.average] = _number(average_value(columns))
         facts.append(fact)
-    found = {"rows": facts}
-    compared = _compared_facts(results, paper.metrics if paper else COMPARED_METRICS)
-    return found | ({"comparisons": compared} if compared else {}) | {"notes": notes}
+    return {"rows": facts}
 
 
 def _means(summary) -> dict:

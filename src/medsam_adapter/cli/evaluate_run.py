@@ -38,6 +38,7 @@ def evaluate_models(
     from medsam_adapter.evaluation.model_hash import model_sha256
     from medsam_adapter.evaluation.pictures import overlay_item
     from medsam_adapter.evaluation.shares import gather_extremes
+    from medsam_adapter.evaluation.sheets import PANEL_PIXELS
     from medsam_adapter.training.processes import join_processes
     from medsam_adapter.training.run_folder import versions
 
@@ -53,9 +54,11 @@ def evaluate_models(
                 dice = done.result.metrics.dice
                 if dice == dice:
                     caption = f"{done.result.case_id}, {done.result.target}"
-                    scored.append((number_of[done.result.case_id], dice, overlay_item(
-                        done.scan, predictor.processor, done.turn, done.prediction, done.reference, done.prompt, caption
-                    )))  # fmt: skip
+                    picture = overlay_item(
+                        done.scan, predictor.processor, done.turn, done.prediction, done.reference, done.prompt,
+                        caption, PANEL_PIXELS,
+                    )  # fmt: skip
+                    scored.append((number_of[done.result.case_id], dice, picture))
 
             with bar(f"{name}, {kind}", len(chosen.cases), "case", is_main and not is_quiet) as show:
                 result = evaluate(

@@ -1,12 +1,43 @@
-"""Which file can hold the mask of a scan."""
+"""Which file can hold the mask of a scan, and what must not be written over."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
-def check_output(output: Path, scan) -> None:
-    """Refuses, before anything is encoded, a file that cannot hold the mask of this scan."""
+def check_output(output: Path, scan, overlay: Path | None = None) -> None:
+    """Refuses, before anything is encoded, files that cannot be written or that would take the place of the scan.
+
+    Args:
+        overlay: the PNG that is wanted beside the mask.
+
+    Raises:
+        PromptError: a file that cannot hold the mask of this scan.
+        OutputError: the scan itself or a place among its DICOM files, mask and overlay in one file, an overlay that is
+            no PNG, a folder, or a place that cannot be written to.
+    """
+    from medsam_adapter.errors import OutputError
+
+    _check_kind(output, scan)
+    _check_place(output, scan.path)
+    if overlay is None:
+        return
+    if overlay.suffix.lower() != ".png":
+        raise OutputError("the overlay is a PNG", file=overlay, expected=".png", found=overlay.suffix or "no suffix")
+    _check_place(overlay, scan.path)
+    if is_same_place(output, overlay):
+        raise OutputError("mask and overlay are one file", file=overlay, expected="a file for each")
+
+
+def is_same_place(one: Path, other: Path) -> bool:
+    """Whether two names are of one file, there or to be written: links and ".." are followed."""
+    if os.path.realpath(one) == os.path.realpath(other):
+        return True
+    return one.exists() and other.exists() and one.samefile(other)
+
+
+def _check_kind(output: Path, scan) -> None:
     from medsam_adapter.data.io import is_dicom_file, is_dicom_folder, is_picture_file, is_volume_file
     from medsam_adapter.errors import PromptError
 
@@ -22,3 +53,20 @@ def check_output(output: Path, scan) -> None:
         found=output.suffix or "no suffix",
         hint=None if is_dicom or output.suffix.lower() != ".dcm" else "DICOM SEG refers to DICOM images, not to others",
     )
+
+
+def _check_place(file: Path, scan_path: Path) -> None:
+    from medsam_adapter.errors import OutputError
+
+    if is_same_place(file, scan_path):
+        raise OutputError("would take the place of the scan", file=file, expected="a file of its own")
+    if scan_path.is_dir() and is_same_place(file.parent, scan_path):
+        raise OutputError("would lie among the files of the scan", file=file, expected="another folder")
+    if file.is_dir():
+        raise OutputError("is a folder", file=file, expected="the name of a file")
+    above = next(folder for folder in file.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise OutputError(
+            "cannot be written", file=above, expected="a folder that you may write to",
+            found="a read-only folder" if above.is_dir() else "a file",
+        )  # fmt: skip

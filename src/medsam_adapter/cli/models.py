@@ -22,6 +22,15 @@ def parse_window(text: str | None) -> list[float] | None:
     return [low, high]
 
 
+def refuse_two_scales(intensity: str | None, window: str | None) -> None:
+    """Raises CheckpointError for a window beside another way to scale intensities, which would leave it out."""
+    if window and intensity not in (None, "window"):
+        raise CheckpointError(
+            f"--window and --intensity {intensity} say two things", expected="one of them",
+            found=f"--window {window} --intensity {intensity}", hint="leave one out: --window alone is a window",
+        )  # fmt: skip
+
+
 def is_network(name: str) -> bool:
     """Whether this is the run folder of a network without prompts.
 
@@ -54,7 +63,7 @@ def open_predictor(
     """A predictor; settings given here replace those saved with the model, except for a network without prompts.
 
     Raises:
-        CheckpointError: no such model, or one that is broken.
+        CheckpointError: no such model, or one that is broken; a window beside another intensity.
     """
     from transformers.utils import logging
 
@@ -62,6 +71,7 @@ def open_predictor(
     from medsam_adapter.processing_msa import MSAProcessor
 
     logging.disable_progress_bar()
+    refuse_two_scales(intensity, window)
     if is_network(name):
         return NetworkPredictor.from_pretrained(name, device)
     try:

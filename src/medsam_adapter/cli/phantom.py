@@ -11,7 +11,7 @@ import typer
 def phantom_command(
     folder: Annotated[Path, typer.Argument(help="Where the data set is written, in MSD form.")],
     cases: Annotated[int, typer.Option(min=1, help="Number of volumes.")] = 24,
-    seed: Annotated[int, typer.Option(help="Another seed makes other patients.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed makes other patients.")] = 0,
 ) -> None:
     """Write made-up abdominal CTs with six labelled organs.
 

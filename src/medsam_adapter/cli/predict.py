@@ -92,24 +92,30 @@ def predict_command(
             window=window, orientation=orientation, carry=not one_slice, retry_failed=retry_failed, as_json=as_json,
             not_for_many=for_one | {"--series": series, "--key": key},
         )  # fmt: skip
-    from medsam_adapter.baselines.predictor import NetworkPredictor
+    from medsam_adapter.cli.given_options import refuse_unheard
     from medsam_adapter.cli.mask_output import check_output
     from medsam_adapter.cli.models import is_network, open_predictor
     from medsam_adapter.cli.progress import bar
     from medsam_adapter.cli.prompts_arguments import prompts_of
     from medsam_adapter.data.io import is_picture_file, read_scan, write_mask
+    from medsam_adapter.errors import PromptError
     from medsam_adapter.inference.predictor import MSAPredictor
 
+    if retry_failed:
+        raise PromptError(
+            "--retry-failed belongs to many cases", expected="a folder, MANIFEST.csv or --prompts", found=str(image),
+            hint="leave it out",
+        )  # fmt: skip
     scan = read_scan(image, series=series, key=key)
-    check_output(output, scan)
+    check_output(output, scan, overlay)
     if is_network(model):
         from medsam_adapter.cli.predict_network import predict_network
 
-        asked = for_one | {"--text": text, "--min-score": min_score, "--one-slice": one_slice}
-        network = open_predictor(model)
-        assert isinstance(network, NetworkPredictor)
-        return predict_network(network, scan, output, as_json, asked)
+        asked = for_one | {"--text": text, "--min-score": min_score, "--one-slice": one_slice, "--window": window}
+        asked |= {"--intensity": intensity, "--orientation": orientation}
+        return predict_network(model, scan, output, as_json, asked)
     prompts = prompts_of(point, negative_point, box, text, scan)
+    refuse_unheard(prompts, one_slice, min_score)
     predictor = open_predictor(model, intensity, window, orientation)
     assert isinstance(predictor, MSAPredictor)
     accept_scores(predictor, min_score)
@@ -145,8 +151,13 @@ def predict_command(
         return
     volume = f", {facts['volume_ml']:g} ml" if scan.is_volume else ""
     typer.echo(f"{output}: {facts['voxels']} voxels on {facts['slices']} slices{volume}, {seconds:.1f} s")
+    missing = "not found"
+    if mask.any():  # where masks overlap the more certain one stays
+        missing += ", or all of it lies under another label"
+    if predictor.text_rules.min_best_score > 0.2:
+        missing += "; --min-score 0.2 would accept a worse mask"
     for label in facts.get("labels", ()):
-        nothing = "" if label["voxels"] else "   (not found; --min-score 0.2 would accept a worse mask)"
+        nothing = "" if label["voxels"] else f"   ({missing})"
         typer.echo(f"  {label['label']}  {label['voxels']:>9} voxels  {label['text']}{nothing}")
     if not mask.any() and not text:
         typer.secho("the mask is empty: try a click nearer to the object's middle, or a box", fg=typer.colors.YELLOW)

@@ -61,9 +61,10 @@ def predict_many(
     Raises:
         typer.Exit: with code 3 where cases have failed.
     """
+    from medsam_adapter.cli.given_options import given_options, refuse_unheard
     from medsam_adapter.errors import PromptError
 
-    given = [name for name, value in not_for_many.items() if value]
+    given = given_options(not_for_many)
     if given:
         raise PromptError(
             f"{given[0]} belongs to one scan", expected="--prompts prompts.csv or --text for many cases",
@@ -71,6 +72,7 @@ def predict_many(
         )  # fmt: skip
     began = time.perf_counter()
     cases, left_out = _cases(source, output, prompts, text)
+    refuse_unheard([prompt for case in cases for prompt in case.prompts], not carry, min_score)
     is_main = int(os.environ.get("RANK", "0")) == 0
     with _ended_by_sigterm():
         _predict(model, cases, output, min_score, intensity, window, orientation, carry, retry_failed, is_main)
@@ -89,6 +91,7 @@ def _cases(source: Path, output: Path, prompts: Path | None, text: list[str] | N
     """The cases, and how many scans are there that nothing is asked of."""
     from medsam_adapter.errors import DataError, PromptError
     from medsam_adapter.inference.batch_cases import ask_prompts, ask_texts, find_cases
+    from medsam_adapter.inference.batch_output import refuse_overwriting
 
     if bool(prompts) == bool(text):
         raise PromptError(
@@ -106,12 +109,7 @@ def _cases(source: Path, output: Path, prompts: Path | None, text: list[str] | N
             found="a file" if output.is_file() else "the folder of the images",
         )  # fmt: skip
     cases = ask_prompts(found, prompts, folder) if prompts else ask_texts(found, text or [])
-    images = {case.image.absolute() for case in cases}
-    overwritten = next((case for case in cases if (output / case.output).absolute() in images), None)
-    if overwritten:
-        raise DataError(
-            "would be overwritten by a mask", file=output / overwritten.output, expected="another output folder"
-        )  # fmt: skip
+    refuse_overwriting(cases, output, [each.image for each in found])
     return cases, len(found) - len({each.image for each in found} & {case.image for case in cases})
 
 
@@ -122,10 +120,11 @@ def _predict(model, cases, output, min_score, intensity, window, orientation, ca
     from medsam_adapter.errors import PromptError, no_text_prompts
     from medsam_adapter.evaluation.model_hash import model_sha256
     from medsam_adapter.inference.batch import predict_cases
-    from medsam_adapter.inference.batch_cases import object_names
+    from medsam_adapter.inference.batch_output import LABELS_JSON, names_of_labels
     from medsam_adapter.inference.predictor import MSAPredictor
     from medsam_adapter.writing import write_text
 
+    names = names_of_labels(cases, output)
     predictor = open_predictor(model, intensity, window, orientation, device=_device())
     if not isinstance(predictor, MSAPredictor):
         raise PromptError("this network takes no prompts", file=model, expected="a SAM, with adapters or without")
@@ -134,8 +133,7 @@ def _predict(model, cases, output, min_score, intensity, window, orientation, ca
     accept_scores(predictor, min_score)
     if is_main:
         output.mkdir(parents=True, exist_ok=True)
-        names = {str(label): name for label, name in object_names(cases).items()}
-        write_text(output / "labels.json", json.dumps(names, indent=1, ensure_ascii=False) + "\n")
+        write_text(output / LABELS_JSON, json.dumps(names, indent=1, ensure_ascii=False) + "\n")
     with contextlib.ExitStack() as stack:
         shown: list = []
 

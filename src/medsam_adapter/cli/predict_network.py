@@ -11,31 +11,34 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from medsam_adapter.baselines.predictor import NetworkPredictor
     from medsam_adapter.data.sample import Scan
 
 
-def predict_network(
-    predictor: NetworkPredictor, scan: Scan, output: Path, as_json: bool, not_for_networks: Mapping[str, Any]
-) -> None:
+def predict_network(model: str, scan: Scan, output: Path, as_json: bool, not_for_networks: Mapping[str, Any]) -> None:
     """Segment everything that a network was trained on; the i-th target becomes label i.
 
     Args:
+        model: the run folder.
         not_for_networks: {option: value} of what only a prompted model takes.
 
     Raises:
         PromptError: such an option.
     """
+    from medsam_adapter.baselines.predictor import NetworkPredictor
+    from medsam_adapter.cli.given_options import given_options
+    from medsam_adapter.cli.models import open_predictor
     from medsam_adapter.data.io import is_picture_file, write_mask
     from medsam_adapter.errors import PromptError
     from medsam_adapter.inference.session_masks import label_map
 
-    given = [name for name, value in not_for_networks.items() if value]
+    given = given_options(not_for_networks)
     if given:
         raise PromptError(
             f"this network takes no {given[0]}", expected="a scan alone", found=", ".join(given),
             hint="leave it out: every target of the network is segmented",
         )  # fmt: skip
+    predictor = open_predictor(model)
+    assert isinstance(predictor, NetworkPredictor)
     began, targets = time.perf_counter(), list(predictor.plan.targets)
     labels = label_map(list(predictor.masks(scan, targets)), scan.shape_zyx)
     seconds = time.perf_counter() - began

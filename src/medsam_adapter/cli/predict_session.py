@@ -31,6 +31,7 @@ def predict_session(
     """
     import numpy as np
 
+    from medsam_adapter.cli.given_options import given_options
     from medsam_adapter.cli.mask_output import check_output
     from medsam_adapter.cli.models import open_predictor
     from medsam_adapter.cli.progress import bar
@@ -40,7 +41,7 @@ def predict_session(
     from medsam_adapter.inference.session import Session
     from medsam_adapter.inference.session_masks import label_map, object_mask, session_processor
 
-    given = [name for name, value in not_for_sessions.items() if value]
+    given = given_options(not_for_sessions)
     if given:
         raise PromptError(
             f"{given[0]} does not go with --session", expected="prompts and window of the session alone",

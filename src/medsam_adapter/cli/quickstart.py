@@ -33,6 +33,7 @@ def quickstart_command(
     from medsam_adapter.data.phantom import write_phantom_dataset
     from medsam_adapter.evaluation.evaluate import evaluate
     from medsam_adapter.evaluation.pictures import overlay_item, write_extremes
+    from medsam_adapter.evaluation.sheets import PANEL_PIXELS
     from medsam_adapter.evaluation.tables import print_results
     from medsam_adapter.training.loop import train
     from medsam_adapter.training.recipe import load_recipe
@@ -80,7 +81,9 @@ def quickstart_command(
 
     def keep_masks(done) -> None:
         caption = f"{done.result.case_id}, {done.result.target}"
-        item = overlay_item(done.scan, msa.processor, done.turn, done.prediction, done.reference, done.prompt, caption)
+        item = overlay_item(
+            done.scan, msa.processor, done.turn, done.prediction, done.reference, done.prompt, caption, PANEL_PIXELS
+        )
         pictures.append((done.result.metrics.dice, item))
         if done.result.case_id == test[0].case_id:
             labels.setdefault("scan", done.scan)

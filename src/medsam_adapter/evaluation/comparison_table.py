@@ -38,7 +38,7 @@ def comparison_grid(
                 _signed(each.difference, metric) + interval, _p_value(each.p_value), f"{each.better}/{each.worse}",
             )  # fmt: skip
             rows.append(Row(HEADINGS[metric], (Cell(each.target),), tuple(map(Cell, texts))))
-    title = f"{other.model} (other) against {reference.model} (reference), {other.protocol}, case by case"
+    title = f"{other.model} (other) against {reference.model} (reference), {other.asked}, case by case"
     return Grid("Metric", ("Target",), tuple(map(Cell, _HEADINGS)), tuple(rows), title, (_REMARK,), section_rows=True)
 
 

@@ -34,6 +34,12 @@ def write_tables(folder: Path, grids: Sequence[Grid], name: str = "table") -> No
     write_text(folder / f"{name}.tex", "\n".join(map(to_latex, grids)))
 
 
+def remove_tables(folder: Path, name: str) -> None:
+    """Removes what `write_tables` has left there before."""
+    for suffix in (".md", ".csv", ".tex"):
+        (folder / f"{name}{suffix}").unlink(missing_ok=True)
+
+
 def to_csv(grid: Grid) -> str:
     """A line for each row: section, names, cells with the digits of the table, and its footnotes in words."""
     table = io.StringIO()

@@ -68,7 +68,7 @@ def draw_overlay(
         )
 
     height, width = image.shape[:2]
-    size_wh = _display_size(height, width, pixel_spacing, scale_to)
+    size_wh = display_size(height, width, pixel_spacing, scale_to)
     large_wh = (size_wh[0] * _OVERSAMPLING, size_wh[1] * _OVERSAMPLING)
     is_enlarged = large_wh[0] >= width
     canvas = np.asarray(
@@ -77,12 +77,12 @@ def draw_overlay(
     )
     thickness = _OVERSAMPLING * max(1.5, scale_to / 220)
     if masks[0] is not None:
-        mask = _resized_mask(masks[0], large_wh)
+        mask = resized_mask(masks[0], large_wh)
         colour = _prediction_colour(image, masks[0])
         canvas = _blend(canvas, mask, colour, _FILL_OPACITY)
         canvas = _blend(canvas, _outline(mask, thickness), colour, 1.0)
     if masks[1] is not None:
-        canvas = _blend(canvas, _outline(_resized_mask(masks[1], large_wh), thickness), REFERENCE_RGB, 1.0)
+        canvas = _blend(canvas, _outline(resized_mask(masks[1], large_wh), thickness), REFERENCE_RGB, 1.0)
 
     picture = Image.fromarray(canvas.round().astype(np.uint8))
     scale = np.array([large_wh[0] / width, large_wh[1] / height])
@@ -138,7 +138,7 @@ def _checked_mask(name: str, mask: np.ndarray | None, image: np.ndarray) -> np.n
     return mask
 
 
-def _display_size(height: int, width: int, pixel_spacing: Sequence[float], scale_to: int) -> tuple[int, int]:
+def display_size(height: int, width: int, pixel_spacing: Sequence[float], scale_to: int) -> tuple[int, int]:
     """(width, height) of the picture: the longer side is `scale_to`."""
     step_y, step_x = (float(step) for step in pixel_spacing)
     if not (math.isfinite(step_y) and math.isfinite(step_x) and step_y > 0 and step_x > 0):
@@ -147,7 +147,8 @@ def _display_size(height: int, width: int, pixel_spacing: Sequence[float], scale
     return max(1, round(width * step_x * scale)), max(1, round(height * step_y * scale))
 
 
-def _resized_mask(mask: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
+def resized_mask(mask: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool at another size (width, height)."""
     grey = Image.fromarray(mask.astype(np.float32)).resize(size_wh, Image.Resampling.BILINEAR)
     cover = np.asarray(grey)
     resized = cover >= 0.5

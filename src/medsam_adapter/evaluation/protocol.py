@@ -27,7 +27,7 @@ reference is empty). A target that a case does not show is asked for all the sam
 
 def check_protocol(name: str, per: str = "volume") -> None:
     """Raise a `PromptError` for a protocol that does not exist."""
-    if name not in SPOKEN and not re.fullmatch(r"[1-9]\d*-points?|box(-0?\.\d+)?", name):
+    if name not in SPOKEN and not re.fullmatch(r"[1-9]\d*-points?|box(-0?\.\d*[1-9]\d*)?", name):
         hint = did_you_mean(name, PROTOCOLS)
         raise PromptError("unknown kind of prompts", expected=", ".join(PROTOCOLS), found=name, hint=hint)
     if per not in ("slice", "volume"):

@@ -117,6 +117,12 @@ class EvaluationResult:
     settings: dict[str, Any] = field(default_factory=dict)
     raters: dict[str, list[CaseResult]] = field(default_factory=dict)
 
+    @property
+    def asked(self) -> str:
+        """The prompts that were drawn, in words: also those that a network without prompts did not hear."""
+        drawn = [self.settings.get(key) for key in ("protocol", "per")]
+        return " per ".join(map(str, drawn)) if all(drawn) else self.protocol
+
     def against_raters(self) -> list[EvaluationResult]:
         """The same masks against each rater, a result each."""
         return [

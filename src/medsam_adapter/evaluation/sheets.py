@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,11 @@ import numpy as np
 from PIL import Image
 
 from ..errors import MSAInputError
-from .overlays import BACKGROUND_RGB, draw_overlay, with_title
+from ..writing import naming_write_errors, replacing
+from .overlays import BACKGROUND_RGB, display_size, draw_overlay, resized_mask, with_title
+
+PANEL_PIXELS = 320
+"""Of the longer side of a panel."""
 
 
 @dataclass
@@ -26,6 +30,30 @@ class OverlayItem:
     labels: np.ndarray | None = None
     boxes_xyxy: np.ndarray | None = None
     pixel_spacing: tuple[float, float] = (1.0, 1.0)
+
+
+def shrunk(item: OverlayItem, scale_to: int = PANEL_PIXELS) -> OverlayItem:
+    """The item in the size in which it is drawn, if that is smaller: for pictures that wait for others.
+
+    Args:
+        item: of a uint8 image.
+        scale_to: pixels of a panel's longer side.
+    """
+    height, width = item.image.shape[:2]
+    size_wh = display_size(height, width, item.pixel_spacing, scale_to)
+    if size_wh[0] * size_wh[1] >= width * height:
+        return item
+    scale = np.array(size_wh) / (width, height)
+    points, boxes = item.points_xy, item.boxes_xyxy
+    return replace(
+        item,
+        image=np.array(Image.fromarray(item.image).resize(size_wh, Image.Resampling.LANCZOS)),
+        prediction=resized_mask(item.prediction, size_wh),
+        reference=None if item.reference is None else resized_mask(item.reference, size_wh),
+        points_xy=None if points is None else (points + 0.5) * scale - 0.5,  # a point is the centre of its pixel
+        boxes_xyxy=None if boxes is None else (boxes + [0, 0, 1, 1]) * np.tile(scale, 2) - [0, 0, 1, 1],
+        pixel_spacing=(1.0, 1.0),
+    )
 
 
 def contact_sheet(
@@ -63,7 +91,7 @@ def contact_sheet(
     return sheet
 
 
-def write_best_median_worst(path: str | Path, items: Sequence[OverlayItem], scale_to: int = 320) -> Path:
+def write_best_median_worst(path: str | Path, items: Sequence[OverlayItem], scale_to: int = PANEL_PIXELS) -> Path:
     """Writes a PNG with a row for each item, in the order given: image, reference, prediction with its prompts.
 
     The last panel has the reference's outline too. An item without reference has an empty cell there.
@@ -75,6 +103,7 @@ def write_best_median_worst(path: str | Path, items: Sequence[OverlayItem], scal
 
     Raises:
         MSAInputError: no items, or one whose arrays do not fit each other.
+        OutputError: it cannot be written; what was there before is as it was.
     """
     rows = [_panels(item, scale_to) for item in items]
     if not rows:
@@ -88,8 +117,10 @@ def write_best_median_worst(path: str | Path, items: Sequence[OverlayItem], scal
         lines.append(with_title(line, item.caption))
     sheet = contact_sheet(lines, 1)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, format="PNG")
+    with naming_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        sheet.save(temporary, format="PNG")
     return path
 
 

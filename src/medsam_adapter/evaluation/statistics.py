@@ -75,16 +75,17 @@ def mean_interval(
 
     Args:
         values: (cases,) or (cases, targets), nan where there is no value.
-        columns: as in `mean_of_columns`; a column for each target if None.
+        columns: as in `mean_of_columns`; a column for each target if None. Only cases with a value in one are drawn.
         seed: of the draws: the same values give the same interval.
     """
     values = values[:, None] if values.ndim == 1 else values
-    values = values[~np.isnan(values).all(1)]
+    columns = [[i] for i in range(values.shape[1])] if columns is None else columns
+    used = sorted({i for column in columns for i in column})
+    values = values[~np.isnan(values[:, used]).all(1)]
     if len(values) < 2:
         return Interval(math.nan, math.nan)
     from scipy.stats import bootstrap  # here: it takes a second to import, and most of the command line needs none
 
-    columns = [[i] for i in range(values.shape[1])] if columns is None else columns
     found = bootstrap(
         (np.arange(len(values)),), lambda drawn, axis: mean_of_columns(values[drawn], columns), vectorized=True,
         n_resamples=RESAMPLES, batch=500, confidence_level=level, method="percentile", rng=np.random.default_rng(seed),

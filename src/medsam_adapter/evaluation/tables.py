@@ -146,7 +146,7 @@ def mark_best(values: Sequence[float], metric: str) -> list[Cell]:
     """
     shown = [round(value, DECIMALS[metric]) for value in values if not math.isnan(value)]
     best = (min if metric == "hd95_mm" else max)(shown, default=math.nan)
-    return [Cell(number(v, metric), len(values) > 1 and round(v, DECIMALS[metric]) == best) for v in values]
+    return [Cell(number(v, metric), len(shown) > 1 and round(v, DECIMALS[metric]) == best) for v in values]
 
 
 def number(value: float, metric: str) -> str:

@@ -24,6 +24,7 @@ from medsam_adapter.data.sample import Scan
 from medsam_adapter.errors import DataError, MSAError, OutputError, PromptError
 from medsam_adapter.inference.batch_cases import BatchCase, check_cases
 from medsam_adapter.inference.batch_manifest import DONE, FAILED, INTERRUPTED, STARTED, Manifest, Record
+from medsam_adapter.inference.batch_output import refuse_overwriting
 from medsam_adapter.inference.predictor import MSAPredictor
 from medsam_adapter.processing_msa import check_point
 from medsam_adapter.prompts.types import ObjectPrompt
@@ -70,7 +71,7 @@ def predict_cases(
     Several processes may do this at once in one output folder: each case is predicted by one of them. A process
     that ends in the middle leaves its case to the others, or to the next run. The iterator ends when all cases are
     settled, by whomever. A broken case is a result like others. A case counts as settled only if the same was asked:
-    with other prompts, another `model_id` or other settings it is predicted again.
+    with other prompts, another `model_id`, other settings or an image that has changed it is predicted again.
 
     Args:
         output: folder; the masks appear whole or not at all, beside the manifests.
@@ -84,10 +85,11 @@ def predict_cases(
 
     Raises:
         DataError: two cases of one name or output, a folder without locks.
-        OutputError: there is no room, or no right, to write.
+        OutputError: there is no room, or no right, to write, or a mask would take the place of a scan.
     """
     cases = check_cases(cases)
     output = Path(output)
+    refuse_overwriting(cases, output)
     asked = {case.case_id: _digest(predictor, case, model_id, carry) for case in cases}
     with Manifest.open(output) as (manifest, claims):
         # Turns up to these do not count: failures to be tried again, and masks that somebody has removed.
@@ -204,10 +206,20 @@ def _fit(prompt: ObjectPrompt, scan: Scan) -> ObjectPrompt:
 def _digest(predictor: MSAPredictor, case: BatchCase, model_id: str, carry: bool) -> str:
     rules = asdict(predictor.text_rules) if any(prompt.text for prompt in case.prompts) else None
     facts = [
-        str(case.image.absolute()), case.output, case.labels, case.names, [p.to_json() for p in case.prompts],
-        model_id, predictor.settings(), predictor.processor.window_hu, rules, carry,
+        str(case.image.absolute()), _state(case.image), case.output, case.labels, case.names,
+        [prompt.to_json() for prompt in case.prompts], model_id, predictor.settings(), predictor.processor.window_hu,
+        rules, carry,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _state(image: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of the file, or of the files of a DICOM series: what tells a corrected scan."""
+    try:
+        files = sorted(image.iterdir()) if image.is_dir() else [image]
+        return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    except OSError:  # the case will fail by itself and by name
+        return []
 
 
 def _why(error: Exception, case: BatchCase) -> str:

@@ -73,8 +73,8 @@ def check_cases(cases: Iterable[BatchCase], file: Path | None = None) -> list[Ba
     """The cases, none of which stands in another's way.
 
     Raises:
-        DataError: two cases of one name or output, a case without prompts, or an output that lies elsewhere, holds no
-            mask or is one of the images.
+        DataError: two cases of one name or output, a case without prompts, or an output that lies elsewhere or holds no
+            mask.
     """
     cases = list(cases)
     for what in ("case_id", "output"):

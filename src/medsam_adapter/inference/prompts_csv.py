@@ -67,7 +67,8 @@ def rows_of(file: Path, columns: tuple[str, ...], needed: tuple[str, ...]) -> li
     """(number of the line, {column: text without spaces around it}); columns may also be parted by semicolons.
 
     Raises:
-        DataError: no such file, no CSV, a column that is not among `columns`, or one of `needed` that is missing.
+        DataError: no such file, no CSV, a column that is not among `columns` or is there twice, or one of `needed` that
+            is missing.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -88,6 +89,9 @@ def rows_of(file: Path, columns: tuple[str, ...], needed: tuple[str, ...]) -> li
             "has other columns", file=file, expected=", ".join(needed) + f"; and of {', '.join(columns)} what is used",
             found=", ".join(header) or "no line", hint="the first line names the columns",
         )  # fmt: skip
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise DataError("names a column twice", file=file, expected="each once", found=", ".join(twice))
     long = next((number for number, row in rows if None in row), None)
     if long:
         raise DataError(

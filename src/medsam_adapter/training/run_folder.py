@@ -2,7 +2,8 @@
 
 `config.json`, `adapter_config.json`, `adapter_model.safetensors` (all weights, as `model.safetensors`, where SAM's own
 are trained), `preprocessor_config.json`, `README.md` (the card), `recipe.yaml` as resolved, `data.json` (what was known
-of the data set), `versions.json`, `split.json`, `metrics.jsonl`; and `checkpoints/`, which are not for the Hub.
+of the data set, and where it lay), `versions.json`, `split.json`, `metrics.jsonl`; and `checkpoints/`, which are not
+for the Hub.
 """
 
 from __future__ import annotations
@@ -57,14 +58,19 @@ def hardware() -> str:
 
 
 def data_facts(dataset: Dataset, cases: Mapping[str, int]) -> dict[str, Any]:
-    """What is known of the data beyond its path, for the model card.
+    """What is known of the data, for the model card, and where it lay, for evaluations.
+
+    `path` is absolute, since that of the recipe counts from the folder in which the training was started; empty for
+    data of the Hub. Publishing leaves only its last part.
 
     Args:
         cases: {part: number of cases that the run uses}; a split may name more.
     """
     layout = LAYOUTS[dataset.layout].INFO if dataset.layout in LAYOUTS else None
+    root = Path(dataset.root)  # an address on the Hub is a pure path, which knows no disk
     return {
         "name": dataset.name,
+        "path": str(root.resolve()) if root.is_dir() else "",
         "layout": dataset.layout,
         "modality": dataset.modality,
         "licence": dataset.licence,

@@ -61,9 +61,9 @@ def test_the_same_seed_draws_the_same(target):
     assert draw(target, "10-points", seed=3) == draw(target, "10-points", seed=3) != draw(target, "10-points", seed=4)
 
 
-@pytest.mark.parametrize("name", ["point", "0-points", "2 points", "circle", "box-2"])
+@pytest.mark.parametrize("name", ["point", "0-points", "2 points", "circle", "box-2", "box-0.0", "box-.00"])
 def test_unknown_protocols_are_refused(name):
     with pytest.raises(PromptError, match="1-point"):
         check_protocol(name, "volume")
-    for good in PROTOCOLS:
+    for good in (*PROTOCOLS, "box-.5", "box-0.05"):
         check_protocol(good, "slice")

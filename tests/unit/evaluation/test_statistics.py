@@ -66,6 +66,12 @@ def test_cases_without_value_count_for_nothing():
     assert mean_interval(np.insert(values, [0, 3, 6], NAN)) == mean_interval(values)
 
 
+def test_only_cases_with_a_value_in_a_column_that_counts_are_drawn():
+    values = np.array([[0.2, NAN], [0.4, 0.5], [NAN, 0.9], [NAN, 0.7]])
+    assert mean_interval(values, [[0]]) == mean_interval(values[:2, 0]) and mean_interval(values, [[0]]).low == 0.2
+    assert all(map(math.isnan, mean_interval(values[1:], [[0]])))
+
+
 def test_an_interval_stays_within_what_a_mean_can_be():
     low, high = mean_interval(np.array([1.0, 1.0, 1.0, 1.0, 0.0]))
     assert high == 1 and 0.3 < low < 0.5

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from medsam_adapter.evaluation.metrics import MaskMetrics
 from medsam_adapter.evaluation.results import CaseResult, EvaluationResult
-from medsam_adapter.evaluation.tables import print_results, table_rows, to_markdown
+from medsam_adapter.evaluation.tables import mark_best, print_results, table_rows, to_markdown
 
 
 def make_result(model, values):
@@ -48,8 +48,8 @@ def test_rows_by_metric_then_model(results):
 def test_markdown_marks_the_best_and_keeps_its_columns(results):
     lines = to_markdown(table_rows(results)).splitlines()
     assert lines[0] == "| Metric | Model | Prompts | liver | spleen | cup | Mean |"
-    assert lines[2] == "| Dice | SAM | 1 click | 0.500 | **0.900** | - | **0.700** |"
-    assert lines[3] == "| Dice | msa\\|tiny [b] | 1 click | **0.800** | - | **0.250** | 0.525 |"
+    assert lines[2] == "| Dice | SAM | 1 click | 0.500 | 0.900 | - | **0.700** |"
+    assert lines[3] == "| Dice | msa\\|tiny [b] | 1 click | **0.800** | - | 0.250 | 0.525 |"
     assert lines[6].startswith("| HD95 (mm) | SAM | 1 click | 5.00 | ")  # less is better
     assert lines[7].startswith("| HD95 (mm) | msa\\|tiny [b] | 1 click | **2.00** | ")
     assert {line.replace("\\|", "").count("|") for line in lines} == {8}
@@ -62,6 +62,11 @@ def test_one_result_has_no_best(results):
 def test_digits_that_read_the_same_are_equally_good():
     pair = [make_result("a", [("liver", 0.80001)]), make_result("b", [("liver", 0.80002)])]
     assert to_markdown(table_rows(pair, ["dice"])).count("**0.800**") == 4
+
+
+def test_a_value_that_stands_alone_in_its_column_is_not_the_best():
+    assert not any(cell.is_best for cell in mark_best([0.8, math.nan], "dice"))
+    assert [cell.is_best for cell in mark_best([0.8, math.nan, 0.7], "dice")] == [True, False, False]
 
 
 def test_no_results_at_all():

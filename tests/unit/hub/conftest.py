@@ -62,6 +62,7 @@ def make_run(randomise, tmp_path):
             "data": {
                 "name": "Livers", "layout": "folder", "modality": "CT", "licence": "CC BY 4.0", "citation": "Doe 2020",
                 "targets": ["liver", "spleen"], "cases": {"train": 2, "val": 1, "test": 0},
+                "path": "/home/doctor/secret project/scans",
             },
         }.items():  # fmt: skip
             (folder / f"{file}.json").write_text(json.dumps(content))

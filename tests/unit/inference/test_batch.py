@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,6 +26,7 @@ from medsam_adapter.inference.predictor import MSAPredictor
 from medsam_adapter.modeling_msa import MSAModel
 from medsam_adapter.processing_msa import MSAProcessor
 from medsam_adapter.prompts.types import ObjectPrompt
+from miniatures import dicom
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,26 @@ def test_what_is_done_stays_done_and_what_is_asked_otherwise_is_not(predictor, s
     assert len(list(predict_cases(predictor, cases[:1], output, model_id="another"))) == 1
     assert len(list(predict_cases(predictor, cases[:1], output, model_id="another", carry=False))) == 1
     assert list(predict_cases(predictor, cases[:1], output, model_id="another", carry=False)) == []
+
+
+@pytest.mark.parametrize("is_series", [False, True])
+def test_a_scan_that_was_corrected_is_predicted_again(predictor, scans, tmp_path, is_series):
+    """Of the same name and size, as a corrected header leaves it."""
+    image, file = scans / "v0.nii.gz", scans / "v0.nii.gz"
+    if is_series:
+        image = scans / "ct"
+        dicom.series(image, np.full((3, 24, 20), 9, np.uint8), name="{}")
+        file = sorted(image.iterdir())[0]
+    cases = [BatchCase("v0", image, [ObjectPrompt([(9.0, 8.0, 1.0)], [1])])]
+    assert len(list(predict_cases(predictor, cases, tmp_path / "out"))) == 1
+    assert not list(predict_cases(predictor, cases, tmp_path / "out"))
+    os.utime(file, ns=(1, 1))
+    assert len(list(predict_cases(predictor, cases, tmp_path / "out"))) == 1
+
+
+def test_a_mask_never_takes_the_place_of_its_scan(predictor, scans):
+    with pytest.raises(OutputError, match="would be lost"):
+        list(predict_cases(predictor, cases_of(scans), scans / ".." / scans.name))
 
 
 def test_broken_cases_are_named_and_stop_nothing(predictor, scans, tmp_path, monkeypatch):

@@ -117,6 +117,7 @@ def test_a_case_that_is_not_there_becomes_one_that_will_fail(folder, tmp_path):
         ("case,x,y\n,1,2\n", "no case"),
         ("case,x,y\n", "no prompt"),
         ("", "other columns"),
+        ("case,x,y,z,x\np1,1,2,3,4\n", "names a column twice[\\s\\S]*found: x"),
         ("case,x,Y\np1,1,2\n", "other columns"),
         ("x,y\n1,2\n", "other columns"),
         ("case,text\np1,the liver, and more\n", "line 2 has more columns"),
