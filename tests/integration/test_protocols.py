@@ -242,16 +242,15 @@ def chosen(models, data=None, **options):
 def test_cases_are_those_of_the_runs_split(run_folder, folder_data):
     said = ["Cases: the 1 of the part test of the split of the run mine."]
     assert chosen([run_folder]) == (["case2"], said)
-    assert chosen([run_folder], folder_data, own_split=True) == (["case2"], said)
-    # Without a protocol, data that is named stands for itself.
-    cases, notes = chosen([run_folder], folder_data)
-    assert cases == ["case1", "case2"] and notes[0] == "All 2 cases with a reference, as there is no split."
+    assert chosen([run_folder], folder_data) == (["case2"], said)
+    cases, notes = chosen([run_folder], folder_data, part="all")
+    assert cases == ["case1", "case2"] and notes[0] == "All 2 cases with a reference."
 
 
 def test_cases_that_a_run_has_seen_are_told(run_folder, folder_data, tmp_path):
     split = tmp_path / "split.json"
     split.write_text(json.dumps({"test": ["case1", "case2"]}))
-    cases, notes = chosen([run_folder], folder_data, split=split, own_split=True)
+    cases, notes = chosen([run_folder], folder_data, split=split)
     assert cases == ["case1", "case2"]
     assert notes == [
         f"Cases: the 2 of the part test of {split}.",
@@ -267,13 +266,13 @@ def test_the_current_folder_does_not_matter_to_what_a_run_has_seen(run_folder, f
     (run / "data.json").write_text(json.dumps(facts))
     monkeypatch.chdir(tmp_path)
     said = "mine was trained or chosen on 1 of these 2 cases: its figures are too good."
-    assert chosen([run], folder_data)[1][-1] == said
+    assert chosen([run], folder_data, part="all")[1][-1] == said
     assert chosen([run])[0] == ["case2"], "without --data it is the run's own"
     other = shutil.copytree(folder_data, tmp_path / "elsewhere" / folder_data.name)
     assert said not in chosen([run], other)[1], "another folder of the same names"
     # Published, or on another machine: nobody knows where it lies.
     (run / "data.json").write_text(json.dumps(facts | {"path": folder_data.name}))
-    assert chosen([run], folder_data)[1][-1] == (
+    assert chosen([run], folder_data, part="all")[1][-1] == (
         f"mine was trained or chosen on 1 of these 2 cases if its data, {facts['name']}, is this one: then its figures "
         "are too good."
     )
@@ -285,9 +284,9 @@ def test_the_current_folder_does_not_matter_to_what_a_run_has_seen(run_folder, f
 def test_notes_count_the_cases_that_are_evaluated(run_folder, folder_data, tmp_path):
     split = tmp_path / "split.json"
     split.write_text(json.dumps({"test": ["case2", "case1"]}))
-    cases, notes = chosen([run_folder], folder_data, max_cases=1)
+    cases, notes = chosen([run_folder], folder_data, part="all", max_cases=1)
     assert cases == ["case1"] and notes == [
-        "The first 1 of 2 cases with a reference, as there is no split.",
+        "The first 1 of 2 cases with a reference.",
         "mine was trained or chosen on 1 of these 1 cases: its figures are too good.",
     ]
     cases, notes = chosen([run_folder], folder_data, split=split, max_cases=1)

@@ -14,7 +14,7 @@ def compare_command(
     context: typer.Context,
     recipe: Annotated[Path | None, typer.Argument(help="recipe.yaml, or a folder that holds one.")] = None,
     methods: Annotated[str, typer.Option(help="Names from --list, by commas.")] = "all",
-    budget: Annotated[str, typer.Option(help="Training time of each method: 20m, 90s, 2h.")] = "",
+    budget: Annotated[str, typer.Option(help="Training time of each method: 20m, 90s, 2h; else the recipe's.")] = "",
     epochs: Annotated[int | None, typer.Option(min=1, help="In place of --budget: passes over the cases.")] = None,
     size: Annotated[str, typer.Option(help="Of the networks: published, small (minutes on a CPU) or tiny.")] = "small",
     part: Annotated[str, typer.Option(help="Part of the split that is scored.")] = "test",

@@ -26,9 +26,13 @@ def evaluate_command(
     ] = None,
     layout: Annotated[str, typer.Option(help="auto, or a name of `msa data list`.")] = "auto",
     channel: Annotated[str, typer.Option(help="Of several channels: which, by name or number.")] = "",
-    part: Annotated[str | None, typer.Option(help="Part of the split: test (if left out), val, train or all.")] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(help="Part of the split: test (if left out), val, train or all."),
+    ] = None,
     split: Annotated[
-        Path | None, typer.Option(help="split.json; the run's own or the data set's official one if left out.")
+        Path | None,
+        typer.Option(help="split.json; if left out, the run's for its own data, else the data set's."),
     ] = None,
     prompts: Annotated[
         list[str] | None,
@@ -83,14 +87,14 @@ def evaluate_command(
         _refuse_beside("--compare", {
             "MODEL": models, "--data": data, "--protocol": protocol, **given, "--layout": layout != "auto",
             "--channel": channel or None, "--bank": bank, "--raters": raters, "--intensity": intensity,
-            "--window": window, "--orientation": orientation,
+            "--window": window, "--orientation": orientation, "--image-size": image_size,
         })  # fmt: skip
         report_comparison(compare, output, as_json)
         return
     if not models:
         raise MSAInputError(
             "there is no model to evaluate", expected="MODEL..., or --compare RESULTS RESULTS", found="none",
-            hint="msa evaluate sam-tiny --data FOLDER works everywhere",
+            hint="msa evaluate sam-tiny --data FOLDER, with --intensity for scans",
         )  # fmt: skip
     paper, asked = _protocol(protocol), None
     if replay:
@@ -101,9 +105,7 @@ def evaluate_command(
     from medsam_adapter.cli.evaluate_run import evaluate_models
     from medsam_adapter.training.processes import process_index
 
-    chosen = choose_cases(
-        models, data, layout, channel, split, part or "test", asked, own_split=paper is not None, max_cases=max_cases
-    )
+    chosen = choose_cases(models, data, layout, channel, split, part or "test", asked, max_cases)
     targets = target or None
     if paper:
         matched = paper.matched(target or chosen.dataset.targets, chosen.dataset.root)

@@ -40,7 +40,6 @@ def choose_cases(
     split: Path | None = None,
     part: str = "test",
     replay: Replay | None = None,
-    own_split: bool = False,
     max_cases: int | None = None,
 ) -> Chosen:
     """Open the data set and take the cases of a part: of the given split, of the run's own where the data is the run's,
@@ -50,7 +49,6 @@ def choose_cases(
         models: run folders among them may say which data.
         data: that of the first run folder if None.
         replay: takes the cases of its file, whatever the split.
-        own_split: the run's split counts too where `data` is given and is the run's own.
         max_cases: take at most so many.
 
     Raises:
@@ -75,7 +73,7 @@ def choose_cases(
         data, layout = Path(_data_path(run)), section["layout"]
         channel = channel or section.get("channel", "")
         split = split or run / "split.json"
-    elif own_split and run and _is_same(_data_path(run), data):
+    elif run and _is_same(_data_path(run), data):
         split = split or run / "split.json"
     dataset = open_dataset(data, layout, require_labels=False, channel=channel)
     if layout == "auto":
@@ -114,7 +112,8 @@ def _take_part(chosen: Chosen, split: Path | None, part: str, run: Path | None, 
             file=split or chosen.dataset.root,
             expected=part,
             found=", ".join(f"{name} ({usable[name]})" for name in filled) or "no case with a reference",
-            hint=f"use --part {filled[0]} or --part all" if filled else "use --part all",
+            hint="score other data (--data FOLDER --part all), or train again with --data.test_fraction 0.2; "
+            f"--part {filled[0] if filled else 'all'} is there, but figures on cases that a run has seen are too good",
         )
     whose = "the data set's official split"
     if split is not None:

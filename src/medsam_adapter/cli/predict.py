@@ -42,7 +42,7 @@ def predict_command(
         typer.Option(min=0, max=1, help="Text alone: least predicted IoU of the best slice; lower finds more. [0.4]"),
     ] = None,
     intensity: Annotated[
-        str | None, typer.Option(help="percentile, rgb, ct:soft-tissue, ...; saved with adapters.")
+        str | None, typer.Option(help="percentile, rgb, ct:soft-tissue, ...; replaces what an adapter has saved.")
     ] = None,
     window: Annotated[str | None, typer.Option(help="LOW,HIGH in HU.")] = None,
     orientation: Annotated[str | None, typer.Option(help="Slices: LPS axial, LIP coronal, PIL sagittal.")] = None,

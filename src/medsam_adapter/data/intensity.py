@@ -85,7 +85,7 @@ def unit_scale(array: np.ndarray, mode: str | None, window_hu: Sequence[float] |
                 "the scale of these intensities is not known",
                 expected="an intensity mode for data that are not 8 bit",
                 found=f"{array.dtype} from {array.min()} to {array.max()}",
-                hint=f"choose one of {', '.join(MODES)}",
+                hint=f"say it with --intensity (training: --data.intensity): one of {', '.join(MODES)}",
             )
         mode = "rgb"
     if array.dtype.kind == "f" and not all(np.isfinite(part).all() for part in _chunks(array)):

@@ -203,7 +203,7 @@ def _results(facts: RunFacts, options: PushOptions) -> tuple[list[tuple[Path, Ev
         raise CheckpointError(
             "the run has no scores, so nobody could tell how good it is", file=facts.folder,
             expected="an evaluation of it, or a validation Dice in best.json",
-            found="results of other models only" if others else "neither",
+            found="results of other models only" if others else "neither in the run folder",
             hint=f"{again}, or --force to publish it with a card that says so",
         )  # fmt: skip
     notes = [f"{len(stale)} results are of other weights and are left out"] if stale else []
