@@ -18,8 +18,8 @@ def data_state(dataset: Dataset, split: Split) -> str:
     files: list[Path] = []
     for case in dataset.labelled:
         files += [case.image, *([case.label] if case.label else []), *case.channels, *case.raters.values()]
-    if dataset.root.is_dir():
-        files += sorted(dataset.root.rglob("*.parquet"))  # cases in tables are no files of their own
+    # Cases in tables are no files of their own. An address on the Hub is a pure path, which knows no disk.
+    files += sorted(Path(dataset.root).rglob("*.parquet"))
     facts = [split, dataset.targets, [_stamp(file) for file in files]]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
