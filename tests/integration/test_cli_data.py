@@ -161,7 +161,10 @@ def test_a_good_folder(msa, volumes):
     assert "No findings" in out and "10, 10 with a label map, 5 patients" in out
     assert "5 x 8 x 9" in out and "3 x 1.5 x 1.5 mm" in out
     assert "27 / 27 / 27" in out and "0.182 / 0.182 / 0.182" in out  # voxels, and ml: 27 * 6.75 mm3
-    assert f"msa train RECIPE --data.path {volumes} --data.intensity ct:soft-tissue" in out
+    assert (
+        f"msa train hub_configs/msa-hippocampus/recipe.yaml --data.path {volumes} --data.intensity ct:soft-tissue"
+        in out
+    )
 
 
 def test_check_as_json(msa, volumes):
@@ -175,7 +178,7 @@ def test_check_as_json(msa, volumes):
 def test_pictures_need_no_intensity_mode(msa, pictures):
     code, out, _ = msa("data", "check", pictures, "--layout", "folder")
     assert code == 0 and "12 x 10" in out and "pictures have none" in out
-    assert f"msa train RECIPE --data.path {pictures} --data.layout folder\n" in out
+    assert f"msa train hub_configs/msa-pictures/recipe.yaml --data.path {pictures} --data.layout folder\n" in out
 
 
 FAULTS = {
