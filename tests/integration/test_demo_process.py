@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ pytest.importorskip("gradio")
 
 from gradio_client import Client, handle_file  # noqa: E402
 
-from demo_setup import write_organ  # noqa: E402
+from demo_server import client, serving  # noqa: E402
+from demo_setup import adapted, write_organ  # noqa: E402
+from medsam_adapter.demo import server  # noqa: E402
+from medsam_adapter.inference.predictor import MSAPredictor  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +44,21 @@ def test_the_end_of_the_process_frees_what_visitors_opened(tmp_path, by, code):
         finally:
             process.kill()
     assert opened(place) == []
+
+
+def test_silence_frees_a_visitor_though_nobody_else_comes(tmp_path, randomise, quiet, monkeypatch):
+    monkeypatch.setattr(server, "_LOOK_ROUND_S", 0.1)
+    scan = write_organ(tmp_path / "organ.nii.gz")
+    (tmp_path / "root").mkdir()
+    with serving(tmp_path / "root", MSAPredictor(adapted(randomise), device="cpu"), idle_seconds=0.5) as demo:
+        visitor = client(demo, tmp_path)
+        visitor.predict([handle_file(scan)], api_name="/open")
+        for _ in range(100):  # the page stays open, and says nothing
+            if not len(demo.visitors):
+                break
+            time.sleep(0.1)
+        assert not len(demo.visitors)
+        visitor.close()
 
 
 def opened(place: Path) -> list[str]:

@@ -26,13 +26,9 @@ def evaluate_command(
     ] = None,
     layout: Annotated[str, typer.Option(help="auto, or a name of `msa data list`.")] = "auto",
     channel: Annotated[str, typer.Option(help="Of several channels: which, by name or number.")] = "",
-    part: Annotated[
-        str | None,
-        typer.Option(help="Part of the split: test (if left out), val, train or all."),
-    ] = None,
+    part: Annotated[str | None, typer.Option(help="Part of the split: test (if left out), val, train or all.")] = None,
     split: Annotated[
-        Path | None,
-        typer.Option(help="split.json; if left out, the run's for its own data, else the data set's."),
+        Path | None, typer.Option(help="split.json; if left out, the run's for its own data, else the data set's.")
     ] = None,
     prompts: Annotated[
         list[str] | None,

@@ -112,8 +112,8 @@ def _take_part(chosen: Chosen, split: Path | None, part: str, run: Path | None, 
             file=split or chosen.dataset.root,
             expected=part,
             found=", ".join(f"{name} ({usable[name]})" for name in filled) or "no case with a reference",
-            hint="score other data (--data FOLDER --part all), or train again with --data.test_fraction 0.2; "
-            f"--part {filled[0] if filled else 'all'} is there, but figures on cases that a run has seen are too good",
+            hint="score other data (--data FOLDER --part all), or train again with --data.test_fraction 0.2"
+            + (f"; --part {filled[0]} is there, but a run scores too well on cases it has seen" if filled else ""),
         )
     whose = "the data set's official split"
     if split is not None:

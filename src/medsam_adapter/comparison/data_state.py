@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from medsam_adapter.data.file_state import file_state
 from medsam_adapter.data.layouts import Dataset
 from medsam_adapter.data.splits import Split
 
@@ -19,14 +20,6 @@ def data_state(dataset: Dataset, split: Split) -> str:
     for case in dataset.labelled:
         files += [case.image, *([case.label] if case.label else []), *case.channels, *case.raters.values()]
     # Cases in tables are no files of their own. An address on the Hub is a pure path, which knows no disk.
-    files += sorted(Path(dataset.root).rglob("*.parquet"))
-    facts = [split, dataset.targets, [_stamp(file) for file in files]]
+    files += sorted(Path(dataset.root, "data").glob("*.parquet"))
+    facts = [split, dataset.targets, [(str(file), file_state(file)) for file in files]]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _stamp(file: Path) -> list[str | int]:
-    try:
-        found = file.stat()
-    except OSError:
-        return [str(file)]
-    return [str(file), found.st_size, found.st_mtime_ns]

@@ -24,6 +24,7 @@ _NUMBERS = re.compile(
 _SPACES = (
     "right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps",
 )  # fmt: skip
+_UNITS = {"mm", "millimeter", "millimeters", "s", "ms", ""}
 
 
 def _simpleitk(path: Path):
@@ -130,9 +131,10 @@ def _check_header(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(_MAX_HEADER_BYTES)
     names: list[str] = []
+    is_nrrd = has_suffix(path, (".nrrd", ".nhdr"))
     lines = iter(start.replace(b"\r\n", b"\n").split(b"\n"))
     for line in lines:
-        if has_suffix(path, (".nrrd", ".nhdr")) and not line.strip():
+        if is_nrrd and not line.strip():
             break
         axes = re.match(rb"\s*ndims\s*[=:]\s*(.*)", line, re.IGNORECASE)
         if axes and axes[1].strip() not in (b"2", b"3", b"4"):
@@ -140,7 +142,7 @@ def _check_header(path: Path) -> None:
                 "has a number of axes that no image has", file=path, expected="NDims 2, 3 or 4",
                 found=axes[1][:40].decode("latin1"), hint="mend the header, or copy the file again",
             )  # fmt: skip
-        if has_suffix(path, (".nrrd", ".nhdr")):
+        if is_nrrd:
             _refuse_unknown_space(line.decode("latin1"), path)
         numbers = _NUMBERS.match(line)
         if numbers and not all(map(_is_finite, numbers[1].split())):
@@ -183,14 +185,7 @@ def _refuse_unknown_space(line: str, path: Path) -> None:
             found=line.strip()[:80], hint="write the axes of the patient into the header, or convert it in 3D Slicer",
         )  # fmt: skip
     units = re.match(r"\s*space units\s*:\s*(.*)", line, re.IGNORECASE)
-    if units and not set(re.findall(r'"([^"]*)"', units[1].lower())) <= {
-        "mm",
-        "millimeter",
-        "millimeters",
-        "s",
-        "ms",
-        "",
-    }:
+    if units and not set(re.findall(r'"([^"]*)"', units[1].lower())) <= _UNITS:
         raise DataError(
             "is not in mm", file=path, expected='space units: "mm" "mm" "mm"', found=line.strip()[:80],
             hint="turn directions and origin of the header into mm",

@@ -56,7 +56,6 @@ class Demo:
         models = Models(predictor, name, adapters)
         self.visitors = Visitors(lambda: Workspace(models, self.limits), most_visitors, idle_seconds)
         self._is_closed = threading.Event()
-        threading.Thread(target=self._tidy, daemon=True).start()
         self._examples = tempfile.TemporaryDirectory(prefix="msa-demo-examples-")
         with gr.Blocks(
             title="Medical SAM Adapter", analytics_enabled=False, fill_width=True,
@@ -75,6 +74,7 @@ class Demo:
 
     def launch(self, **settings) -> str:
         """Start serving in the background; returns the local address. `settings` are `gr.Blocks.launch`'s."""
+        threading.Thread(target=self._tidy, daemon=True).start()
         _, address, _ = self.blocks.launch(
             prevent_thread_lock=True, quiet=True, css_paths=STATIC / "page.css", theme=gr.themes.Base(),
             max_file_size=self.limits.upload_bytes, footer_links=["api"], show_error=False, enable_monitoring=False,

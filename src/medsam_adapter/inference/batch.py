@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from medsam_adapter.data.file_state import file_state
 from medsam_adapter.data.io import read_scan, write_mask
 from medsam_adapter.data.sample import Scan
 from medsam_adapter.errors import DataError, MSAError, OutputError, PromptError
@@ -206,20 +207,11 @@ def _fit(prompt: ObjectPrompt, scan: Scan) -> ObjectPrompt:
 def _digest(predictor: MSAPredictor, case: BatchCase, model_id: str, carry: bool) -> str:
     rules = asdict(predictor.text_rules) if any(prompt.text for prompt in case.prompts) else None
     facts = [
-        str(case.image.absolute()), _state(case.image), case.output, case.labels, case.names,
+        str(case.image.absolute()), file_state(case.image), case.output, case.labels, case.names,
         [prompt.to_json() for prompt in case.prompts], model_id, predictor.settings(), predictor.processor.window_hu,
         rules, carry,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _state(image: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of the file, or of the files of a DICOM series: what tells a corrected scan."""
-    try:
-        files = sorted(image.iterdir()) if image.is_dir() else [image]
-        return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
-    except OSError:  # the case will fail by itself and by name
-        return []
 
 
 def _why(error: Exception, case: BatchCase) -> str:

@@ -78,8 +78,9 @@ class MSAPredictor:
         self.text_rules = TextRules()
         self._scan: tuple[Any, str | None] | None = None
         self._encoded: dict[tuple[str, ...], Encoded] = {}
-        self._own_adapters = active_adapters(model)  # those that `processor` and `store` are made for
-        self._own_loaded = loaded_as(model, self._own_adapters)
+        own = active_adapters(model)
+        # The adapters that `processor` and `store` are made for, with what stands under their names.
+        self._own = dict(zip(own, loaded_as(model, own), strict=True))
         self._processors: dict[str, tuple[object, MSAProcessor]] = {}  # with what stood under the name
         self._lock = threading.RLock()
 
@@ -129,8 +130,7 @@ class MSAPredictor:
 
     def _is_own(self, name: str) -> bool:
         """Whether an adapter is one that `processor` and `store` are made for."""
-        own = dict(zip(self._own_adapters, self._own_loaded, strict=True))
-        return name in own and own[name] is loaded_as(self.model, [name])[0]
+        return name in self._own and self._own[name] is loaded_as(self.model, [name])[0]
 
     @torch.no_grad()
     def encode(
@@ -166,7 +166,7 @@ class MSAPredictor:
                 lambda first, last: processor.slices_to_model(scale(source[first:last])),
                 chunk,
                 sees_neighbours=num_slices > 1,
-                store=self.store if names == self._own_adapters and all(map(self._is_own, names)) else None,
+                store=self.store if names == list(self._own) and all(map(self._is_own, names)) else None,
                 lock=self._lock,
             )
         if is_picture or progress:

@@ -212,9 +212,8 @@ class SliceEmbeddings:
             if self.gone or active_adapters(self.model) != self.adapters:
                 return False
             chunk = self._compute(number)
-            if (
-                self.gone or active_adapters(self.model) != self.adapters
-            ):  # switched by someone without the lock: half of each
+            # Switched by someone without the lock: half of each.
+            if self.gone or active_adapters(self.model) != self.adapters:
                 return False
             self._chunks[number] = chunk
             return True

@@ -373,10 +373,9 @@ def test_a_comparison_that_is_stopped_is_none(opened, monkeypatch):
 def test_it_works_while_a_prompt_is_answered(opened):
     seen = []
     opened.click_voxel((X, Y, Z))
-    look = lambda: seen.append(opened.is_working())  # noqa: E731
 
     def progress(done: int) -> None:
-        other = threading.Thread(target=look)
+        other = threading.Thread(target=lambda: seen.append(opened.is_working()))
         other.start()
         other.join()
 
