@@ -5,6 +5,7 @@ Without others everything here is the identity. Which samples are whose: `global
 
 from __future__ import annotations
 
+import atexit
 import os
 import warnings
 from collections.abc import Iterator
@@ -87,6 +88,18 @@ def join_processes() -> bool:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         PartialState(_must_use_cpu(), timeout=PATIENCE)
     return process_index() == 0
+
+
+@atexit.register
+def _leave_processes() -> None:
+    """Take down a group that meets on the CPU before Python goes: its threads abort a process that leaves with them.
+
+    torch 2.13: "terminate called without an active exception", exit code -6, for one of four processes that had
+    gathered objects in 15 of 25 launches; in none of 40 that came here. NCCL's group has no such threads, and waits for
+    the others, who may not come where one has failed.
+    """
+    if dist.is_available() and dist.is_initialized() and dist.get_backend() == "gloo":
+        dist.destroy_process_group()
 
 
 def gather_list(own: list[Any]) -> list[Any]:
