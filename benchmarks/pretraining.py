@@ -23,6 +23,7 @@ from medsam_adapter.evaluation.results import EvaluationResult
 from medsam_adapter.inference.predictor import MSAPredictor
 from medsam_adapter.pretraining.ssl import pretrain_ssl
 from medsam_adapter.pretraining.ssl_recipe import load_ssl_recipe
+from medsam_adapter.training.checkpoint import has_checkpoint
 from medsam_adapter.training.loop import train
 from medsam_adapter.training.recipe import Recipe, load_recipe
 from medsam_adapter.training.run_folder import versions
@@ -80,7 +81,7 @@ def pretrain(arm: str, options) -> Path:
         setattr(recipe.weights, name, float(weight))
     recipe.steps, recipe.batch_size = options.steps, options.batch
     recipe.checkpoint_every = recipe.check_every = max(1, options.steps // 4)
-    result = pretrain_ssl(recipe, folder, resume=(folder / "checkpoint.pt").exists())
+    result = pretrain_ssl(recipe, folder, resume=has_checkpoint(folder), overwrite=True)
     AcceleratorState._reset_state(reset_partial_state=True)  # one process, two precisions: Accelerate wants to be told
     (folder / "done.json").write_text(json.dumps({"check": result.check, "seconds": round(result.seconds)}) + "\n")
     return folder
@@ -104,7 +105,7 @@ def adapt(arm: str, base: str, seed: int, options) -> None:
     if (folder / "test" / "results.json").exists():
         return
     recipe = adapter_recipe(base, seed, folder, options)
-    train(recipe)
+    train(recipe, overwrite=True)
     data = open_data(recipe.data)
     result = evaluate(MSAPredictor.from_pretrained(folder), data.dataset, data.test, model_name=f"{arm}, seed {seed}")
     result.save(folder / "test")

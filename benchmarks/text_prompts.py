@@ -61,7 +61,7 @@ def main() -> None:
         recipe, folder = load_recipe(RECIPE, overrides), options.output / name
         epochs = [json.loads(line) for line in _lines(folder / "metrics.jsonl")]
         if not epochs or epochs[-1]["epoch"] < recipe.optim.epochs:  # what is trained is not trained again
-            train(recipe)
+            train(recipe, overwrite=True)
             epochs = [json.loads(line) for line in _lines(folder / "metrics.jsonl")]
         predictor, data = MSAPredictor.from_pretrained(folder), open_data(recipe.data)
         rows[name] = {"minutes": round(epochs[-1]["seconds"] / 60, 1), "epochs": recipe.optim.epochs}

@@ -78,21 +78,21 @@ def whole(make, tmp_path_factory):
     return run
 
 
-def train(recipe, resume=False):
+def train(recipe, resume=False, overwrite=False):
     """As a process of its own would: Accelerate keeps one state for each process."""
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        return loop.train(recipe, resume, show_progress=False)
+        return loop.train(recipe, resume, show_progress=False, overwrite=overwrite)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def train_and_die(recipe, resume=False, *, patch) -> None:
+def train_and_die(recipe, resume=False, *, patch, overwrite=False) -> None:
     """Train in a process of its own, which `patch()` prepares to be killed."""
 
     def work():
         patch()
-        train(recipe, resume)
+        train(recipe, resume, overwrite)
         os._exit(0)
 
     process = multiprocessing.get_context("fork").Process(target=work)
@@ -444,11 +444,27 @@ def test_another_length_of_the_epoch_is_refused_within_one(make, tmp_path):
 def test_a_run_that_starts_anew_cannot_be_resumed_from_the_old_one(make, tmp_path):
     run = make(tmp_path / "run")
     train(run)
-    train_and_die(run, patch=kill_at(1))
+    train_and_die(run, patch=kill_at(1), overwrite=True)
     with pytest.raises(CheckpointError, match="nothing to resume"):
         train(run, resume=True)
     left = {file.name for file in (tmp_path / "run").iterdir()}
     assert left == {"recipe.yaml", "data.json", "versions.json", "split.json"}  # nothing of the old model
+
+
+def test_a_run_does_not_begin_in_the_folder_of_another(make, tmp_path):
+    """Whether it ended or was killed before it had a model."""
+    run = make(tmp_path / "run")
+    train(run)
+    for remove in ((), ("adapter_model.safetensors",), ("checkpoints",)):
+        for name in remove:
+            (tmp_path / "run" / name).rename(tmp_path / name)
+        before = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*")}
+        with pytest.raises(OutputError, match="an earlier run would be lost") as caught:
+            train(run)
+        assert "--resume" in caught.value.hint and "--overwrite" in caught.value.hint
+        assert {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*")} == before
+        for name in remove:
+            (tmp_path / name).rename(tmp_path / "run" / name)
 
 
 def test_more_epochs_than_before(make, tmp_path):

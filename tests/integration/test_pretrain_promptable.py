@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from medsam_adapter.errors import CheckpointError, RecipeError
+from medsam_adapter.errors import CheckpointError, OutputError, RecipeError
 from medsam_adapter.pretraining import promptable
 from medsam_adapter.pretraining.backbone import BackboneConfig
 from medsam_adapter.pretraining.promptable import PromptableRecipe, pretrain_promptable
@@ -37,10 +37,18 @@ def test_a_run_in_stages_is_the_run_in_one_go(tmp_path):
     assert steps == [1, 3, 4]
 
 
+def test_a_run_does_not_begin_in_the_folder_of_another(tmp_path):
+    pretrain_promptable(recipe(steps=1), tmp_path)
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    with pytest.raises(OutputError, match="an earlier run would be lost"):
+        pretrain_promptable(recipe(steps=1, seed=1), tmp_path)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
+
+
 def test_a_run_that_starts_anew_cannot_be_resumed_from_the_last_one(tmp_path, monkeypatch):
     pretrain_promptable(recipe(steps=2), tmp_path)
     monkeypatch.setattr(promptable, "save_checkpoint", lambda *args: None)  # killed before its first checkpoint
-    pretrain_promptable(recipe(steps=2, seed=1), tmp_path, stop_after=1)
+    pretrain_promptable(recipe(steps=2, seed=1), tmp_path, stop_after=1, overwrite=True)
     assert not checkpoints(tmp_path)
     with pytest.raises(CheckpointError, match="nothing to resume"):
         pretrain_promptable(recipe(steps=2, seed=1), tmp_path, resume=True)

@@ -19,7 +19,7 @@ from transformers import SamModel
 
 from medsam_adapter import MSAModel
 from medsam_adapter.cli.main import run
-from medsam_adapter.errors import CheckpointError, Interrupted, MSAError, RecipeError
+from medsam_adapter.errors import CheckpointError, Interrupted, MSAError, OutputError, RecipeError
 from medsam_adapter.pretraining import ssl
 from medsam_adapter.pretraining.ssl import SelfSupervised, pretrain_ssl
 from medsam_adapter.pretraining.ssl_model import open_start
@@ -158,6 +158,11 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_bit(pictures, tiny_base, fini
     last = pretrain_ssl(recipe(pictures, tiny_base), tmp_path, resume=True, show_progress=False)
     assert last.step == 6
     assert_same_run(finished, tmp_path)
+
+
+def test_a_run_does_not_begin_in_the_folder_of_another(pictures, tiny_base, finished):
+    with pytest.raises(OutputError, match="an earlier run would be lost"):
+        pretrain_ssl(recipe(pictures, tiny_base), finished, show_progress=False)
 
 
 def test_adapters_only(pictures, tiny_base, tmp_path):

@@ -221,7 +221,7 @@ def test_training_goes_on_from_an_adapter_as_base(phantoms, tiny_base, finished,
     assert stored["base_model_name_or_path"] == str(tiny_base) and stored["bottleneck_ratio"] == 0.25
     made.model.adapter = {"bottleneck_ratio": 0.5}
     with pytest.raises(CheckpointError, match="another form"):
-        loop.train(made, show_progress=False)
+        loop.train(made, show_progress=False, overwrite=True)
 
 
 def test_an_adapter_as_base_may_lack_parts(phantoms, tiny_base, tmp_path):

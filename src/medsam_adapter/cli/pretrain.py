@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+OVERWRITE = typer.Option("--overwrite", help="Remove an earlier run in the folder.")
+
 app = typer.Typer(help="Train backbones.", no_args_is_help=True)
 
 
@@ -24,6 +26,7 @@ def promptable(
     recipe: Annotated[Path, typer.Argument(help="YAML with the fields of PromptableRecipe.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")] = Path("outputs/sam-tiny"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
+    overwrite: Annotated[bool, OVERWRITE] = False,
     stop_after: Annotated[int | None, typer.Option(help="End this session after so many steps.")] = None,
 ) -> None:
     """Train a promptable SAM from nothing on domain-randomised scenes; never on real data.
@@ -32,7 +35,7 @@ def promptable(
     """
     from medsam_adapter.pretraining.promptable import load_promptable_recipe, pretrain_promptable
 
-    pretrain_promptable(load_promptable_recipe(recipe), output, resume, stop_after)
+    pretrain_promptable(load_promptable_recipe(recipe), output, resume, stop_after, overwrite)
     typer.echo(f"backbone: {output}\nnext: msa train RECIPE --model.base {output}")
 
 
@@ -42,6 +45,7 @@ def ssl(
     recipe: Annotated[Path, typer.Argument(help="YAML with the fields of SslRecipe, or a folder that holds one.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")] = Path("outputs/ssl"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
+    overwrite: Annotated[bool, OVERWRITE] = False,
     stop_after: Annotated[int | None, typer.Option(min=1, help="End this session after so many steps.")] = None,
 ) -> None:
     """Pre-train an image encoder on unlabelled pictures: e-Mix, ShED, MAE. Any value can be given as --key VALUE.
@@ -56,7 +60,7 @@ def ssl(
 
     logging.disable_progress_bar()
     values = load_ssl_recipe(recipe, context.args)
-    result = pretrain_ssl(values, output, resume, stop_after)
+    result = pretrain_ssl(values, output, resume, stop_after, overwrite=overwrite)
     if not PartialState().is_main_process:
         return
     what = "encoder" if values.train == "encoder" else "adapter"
@@ -77,6 +81,7 @@ def text(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the text model.")] = Path(
         "outputs/clip-tiny"
     ),
+    overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> None:
     """Train a small CLIP text model on the training sentences of the bank of texts; a minute or two, offline.
 
@@ -84,7 +89,10 @@ def text(
     """
     from medsam_adapter.cli.progress import bar
     from medsam_adapter.pretraining.text_model import load_text_model_recipe, train_text_model
+    from medsam_adapter.training.checkpoint import refuse_earlier_run
 
+    if not overwrite:
+        refuse_earlier_run(output)
     values = load_text_model_recipe(recipe)
     with bar("training a text model", values.steps, "step") as show:
         shares = train_text_model(values, output, show)

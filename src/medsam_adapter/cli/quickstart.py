@@ -73,7 +73,7 @@ def quickstart_command(
         score(sam, "sam-tiny", protocol)
 
     typer.echo(f"3/4  training an adapter on {len(opened.train)} volumes; sam-tiny stays frozen")
-    result = train(recipe)
+    result = train(recipe, overwrite=True)
     size_mb = (run / "adapter_model.safetensors").stat().st_size / 1e6
 
     msa = open_predictor(str(run))

@@ -14,6 +14,7 @@ def train_command(
     recipe: Annotated[Path, typer.Argument(help="recipe.yaml, or a folder that holds one.")],
     base: Annotated[str | None, typer.Option("--base", help="Short for --model.base: name, Hub id or folder.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in run.output.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove an earlier run in run.output.")] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Train nothing: print parameters, memory, steps and time of the run."),
@@ -38,7 +39,7 @@ def train_command(
     from medsam_adapter.training.loop import train
     from medsam_adapter.training.processes import process_index
 
-    result = train(loaded, resume)
+    result = train(loaded, resume, overwrite=overwrite)
     if process_index():  # of several processes one speaks
         return
     typer.echo(f"model: {result.folder}  ({result.seconds / 60:.1f} min)")

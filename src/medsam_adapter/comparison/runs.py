@@ -96,7 +96,7 @@ def run_method(
         spent_minutes, peak_mb, began = earlier.minutes, earlier.peak_mb, time.perf_counter()
         outcome.failed = "interrupted"  # what is on record if this process is stopped as well
         try:
-            words += ["--resume"] if is_resumed else []
+            words += ["--resume" if is_resumed else "--overwrite"]
             outcome.failed, outcome.peak_mb = _run(words, folder / "train.log")
         finally:
             outcome.minutes = spent_minutes + (time.perf_counter() - began) / 60

@@ -32,6 +32,7 @@ from medsam_adapter.prompts.simulate import PromptSet, correct, opening_prompts
 from medsam_adapter.training.checkpoint import (
     clear_checkpoints,
     load_checkpoint,
+    refuse_earlier_run,
     restore_weights,
     save_checkpoint,
     trainable_state,
@@ -170,12 +171,15 @@ class _Promptable(nn.Module):
         return prompt_loss(self.model, pixel_values, targets, np.random.default_rng(seed), max_corrections)
 
 
-def pretrain_promptable(recipe: PromptableRecipe, output: Path, resume: bool = False, stop_after: int | None = None):
+def pretrain_promptable(
+    recipe: PromptableRecipe, output: Path, resume: bool = False, stop_after: int | None = None, overwrite: bool = False
+):
     """Train a backbone and write it to `output` as a `SamModel` folder with `recipe.json` and `log.jsonl`.
 
     Args:
-        output: run folder; from its `checkpoints/` `resume=True` goes on exactly, and any other run removes them.
+        output: run folder; from its `checkpoints/` `resume=True` goes on exactly.
         stop_after: end this session after so many steps (the checkpoint is written), for training in stages.
+        overwrite: an earlier run in the folder is removed; without it and `resume` it is refused.
 
     Raises:
         RecipeError: values that cannot be trained with.
@@ -183,6 +187,8 @@ def pretrain_promptable(recipe: PromptableRecipe, output: Path, resume: bool = F
         MSAError: a loss that is no number.
     """
     _check(recipe)
+    if not (resume or overwrite):
+        refuse_earlier_run(output)
     # A step may do without a kind of prompt, and so without its weights.
     kinds = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = make_accelerator(recipe.mixed_precision, kwargs_handlers=[kinds])

@@ -38,6 +38,7 @@ from medsam_adapter.pretraining.tokens import embed_patches
 from medsam_adapter.training.checkpoint import (
     clear_checkpoints,
     load_checkpoint,
+    refuse_earlier_run,
     restore_weights,
     save_checkpoint,
     trainable_state,
@@ -107,7 +108,12 @@ class SslResult:
 
 
 def pretrain_ssl(
-    recipe: SslRecipe, output: Path, resume: bool = False, stop_after: int | None = None, show_progress: bool = True
+    recipe: SslRecipe,
+    output: Path,
+    resume: bool = False,
+    stop_after: int | None = None,
+    show_progress: bool = True,
+    overwrite: bool = False,
 ) -> SslResult:
     """Train an encoder, or adapters in it, and write it to `output` with recipe, versions, log and checkpoint.
 
@@ -115,12 +121,15 @@ def pretrain_ssl(
         output: run folder; its `checkpoints/` let `resume` go on. With train: encoder it opens as a `SamModel`, with
             train: adapters as an `MSAModel`.
         stop_after: end this session after so many steps (the checkpoint is written).
+        overwrite: an earlier run in the folder is removed; without it and `resume` it is refused.
 
     Raises:
         MSAInputError: what the user can mend in recipe, base or sources.
         MSAError: a loss that is not a number; the batch's pictures are in the text.
     """
     check_ssl_recipe(recipe)
+    if not (resume or overwrite):
+        refuse_earlier_run(Path(output))
     accelerator = make_accelerator(recipe.mixed_precision)
     refuse_sharding(accelerator, "msa pretrain ssl")
     return _Run(recipe, Path(output), accelerator, show_progress).fit(resume, stop_after)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from medsam_adapter.errors import CheckpointError
+from medsam_adapter.errors import CheckpointError, OutputError
 from medsam_adapter.training.sharded import like, whole
 from medsam_adapter.writing import naming_write_errors
 
@@ -44,6 +44,21 @@ def checkpoints(folder: Path) -> list[Path]:
 def has_checkpoint(folder: Path) -> bool:
     """Whether there is something to resume."""
     return bool(checkpoints(folder)) or (folder / OLD_FILE).is_file()
+
+
+def refuse_earlier_run(folder: Path) -> None:
+    """For a run that neither goes on with an earlier one nor was asked to replace it.
+
+    Raises:
+        OutputError: the folder holds weights or checkpoints.
+    """
+    weights = sorted(file.name for file in folder.glob("*.safetensors"))
+    if weights or has_checkpoint(folder):
+        raise OutputError(
+            "an earlier run would be lost", file=folder, expected="a folder without weights and checkpoints",
+            found=weights[0] if weights else f"{FOLDER}/",
+            hint="--resume goes on with it, --overwrite removes it, another folder leaves it",
+        )  # fmt: skip
 
 
 def clear_checkpoints(folder: Path) -> None:
@@ -103,7 +118,7 @@ def load_checkpoint(folder: Path, say: Callable[[str], None] | None = None) -> d
     if damaged:
         raise CheckpointError(
             "no checkpoint can be read", file=folder / FOLDER, expected="one that is as msa wrote it",
-            found="; ".join(damaged), hint="start without --resume, which removes them",
+            found="; ".join(damaged), hint="start anew with --overwrite, which removes them",
         )  # fmt: skip
     return _read_old(folder)
 

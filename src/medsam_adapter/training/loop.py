@@ -29,6 +29,7 @@ from medsam_adapter.data.splits import save_split
 from medsam_adapter.training.checkpoint import (
     clear_checkpoints,
     load_checkpoint,
+    refuse_earlier_run,
     restore_weights,
     save_checkpoint,
     trainable_state,
@@ -60,11 +61,12 @@ class TrainingResult:
     seconds: float  # of this session
 
 
-def train(recipe: Recipe, resume: bool = False, show_progress: bool = True) -> TrainingResult:
+def train(recipe: Recipe, resume: bool = False, show_progress: bool = True, overwrite: bool = False) -> TrainingResult:
     """Train an adapter, or what else `model.method` names.
 
     Args:
         resume: go on from the run folder's newest sound checkpoint, exactly as if the run had not stopped.
+        overwrite: an earlier run in the folder is removed, as this one begins; without it and `resume` it is refused.
 
     Raises:
         MSAInputError: what the user can mend in recipe or data, or a folder that cannot be written to.
@@ -78,6 +80,8 @@ def train(recipe: Recipe, resume: bool = False, show_progress: bool = True) -> T
         log_with=None if recipe.run.tracker == "none" else recipe.run.tracker,
         project_dir=recipe.run.output,
     )
+    if not (resume or overwrite):
+        refuse_earlier_run(Path(recipe.run.output))
     return _Run(recipe, accelerator, show_progress).fit(resume)
 
 

@@ -111,7 +111,7 @@ def test_a_damaged_one_is_passed_over_aloud(tmp_path, damage):
     spoil(tmp_path / "checkpoints" / "step-00000004" / name)
     with pytest.raises(CheckpointError, match="no checkpoint can be read") as error:
         load_checkpoint(tmp_path)
-    assert error.value.found.count(reason) == 2 and "without --resume" in error.value.hint
+    assert error.value.found.count(reason) == 2 and "--overwrite" in error.value.hint
 
 
 def test_nothing_there(tmp_path):

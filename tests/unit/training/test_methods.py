@@ -339,7 +339,7 @@ def test_a_lora_goes_on_from_a_lora(tiny_base, phantoms, runs, tmp_path):
     assert stored["base_model_name_or_path"] == str(tiny_base)
     made.model.lora = {"r": 4}
     with pytest.raises(CheckpointError, match="another form"):
-        loop.train(made, show_progress=False)
+        loop.train(made, show_progress=False, overwrite=True)
 
 
 @pytest.mark.parametrize("method", ["msa", "decoder", "full"])
