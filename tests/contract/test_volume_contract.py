@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from medsam_adapter.adapters import attention as attention_file
 from medsam_adapter.adapters.attention import depth_attention
 from medsam_adapter.adapters.config import MSAAdapterConfig
 from medsam_adapter.adapters.vision_layer import DepthBias, volume_chunk
@@ -124,6 +125,23 @@ def test_the_depth_branch_stays_out_of_the_windows(deep):
     assert moved[0, 0, 0] > 1e-5  # through depth
     moved[0, 0, 0] = 0
     assert moved[0].max() < 1e-6
+
+
+@both_biases
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_any_number_of_positions_is_attended_to_in_calls_of_few(deep, bias, is_masked, monkeypatch):
+    layer = deep(bias).vision_encoder.layers[0]
+    attention, projected = layer.base_layer.attn, layer.base_layer.attn.qkv(torch.randn(6, 8, 8, 32))
+    mask = torch.tensor([[True, True, True], [True, False, True]]) if is_masked else None
+    scores = layer.msa_adapter_depth_bias["default"](3) if bias else None
+    want, calls = depth_attention(attention, projected, 3, mask, scores), []
+    plain = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(attention_file, "SEQUENCES_AT_ONCE", 50)
+    monkeypatch.setattr(
+        attention_file.F, "scaled_dot_product_attention", lambda q, *a, **k: calls.append(len(q)) or plain(q, *a, **k)
+    )
+    torch.testing.assert_close(depth_attention(attention, projected, 3, mask, scores), want)
+    assert calls == [50, 50, 28]
 
 
 def test_depth_attention_refuses_a_batch_that_is_no_whole_volumes(deep):

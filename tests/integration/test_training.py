@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
@@ -17,6 +18,7 @@ from medsam_adapter.errors import CheckpointError, DataError, MSAError, RecipeEr
 from medsam_adapter.evaluation.evaluate import evaluate
 from medsam_adapter.training import loop
 from medsam_adapter.training.checkpoint import load_checkpoint
+from medsam_adapter.training.progress import Progress
 from medsam_adapter.training.recipe import make_recipe
 from medsam_adapter.training.setup import make_model, open_data
 
@@ -181,6 +183,17 @@ def test_recipe_switches_train(phantoms, tiny_base, tmp_path, changes):
     result = loop.train(recipe(phantoms, tiny_base, tmp_path / "run", epochs=1, **changes), show_progress=False)
     assert np.isfinite(result.best_dice)
     MSAModel.from_pretrained(result.folder)
+
+
+def test_all_steps_of_an_update_weigh_the_same(phantoms, tiny_base, tmp_path, monkeypatch):
+    """Three steps, two to an update: Accelerate halves each loss, also that of the step which is an update alone."""
+    seen, weighed = [], []
+    add, backward = Progress.add, Accelerator.backward
+    monkeypatch.setattr(Progress, "add", lambda self, out: seen.append(out["loss"].item()) or add(self, out))
+    monkeypatch.setattr(Accelerator, "backward", lambda self, x: weighed.append(x.item()) or backward(self, x))
+    made = recipe(phantoms, tiny_base, tmp_path, epochs=2, batch_size=1, gradient_accumulation=2)
+    loop.train(made, show_progress=False)
+    assert np.array(weighed) / np.array(seen) == pytest.approx([1, 1, 2] * 2)
 
 
 @pytest.mark.parametrize("place", [{"use_encoder": False, "use_depth": False}, {"encoder_layers": [2]}])

@@ -28,6 +28,9 @@ from medsam_adapter.adapters.tiled_attention import TiledAttention
 from medsam_adapter.adapters.windows import offset_views, one_hot_positions, relative_tables, units_of, window_groups
 from medsam_adapter.native import library as native
 
+SEQUENCES_AT_ONCE = 32_768
+"""Sequences of the depth branch in one call. CUDA's fused kernels take at most 65,535, which 16 slices of 64 x 64
+tokens exceed (https://github.com/pytorch/pytorch/issues/142228)."""
 _is_fused_on_cpu = False
 
 
@@ -126,9 +129,19 @@ def depth_attention(
         scores_mask = hidden if scores_mask is None else scores_mask + hidden
     if scores_mask is not None:
         scores_mask = scores_mask.expand(query.shape[0], heads, num_slices, num_slices)
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=scores_mask)
+    mixed = _many_sequences(query, key, value, scores_mask)
     mixed = mixed.view(volumes, height * width, heads, num_slices, channels // heads).permute(0, 3, 1, 2, 4)
     return mixed.reshape(slices, height, width, channels)
+
+
+def _many_sequences(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """`scaled_dot_product_attention` of any number of sequences, (N, h, D, c) each; mask (N, h, D, D) or None."""
+    if len(query) <= SEQUENCES_AT_ONCE:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    parts = [x.split(SEQUENCES_AT_ONCE) for x in (query, key, value)]
+    masks = [None] * len(parts[0]) if mask is None else mask.split(SEQUENCES_AT_ONCE)
+    calls = zip(*parts, masks, strict=True)
+    return torch.cat([F.scaled_dot_product_attention(q, k, v, attn_mask=each) for q, k, v, each in calls])
 
 
 def _fused_attention(

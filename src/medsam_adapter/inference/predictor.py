@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from medsam_adapter.inference.prompted_slices import (
 from medsam_adapter.inference.prompts_by_slice import anchors_and_corrections, check_prompt
 from medsam_adapter.inference.slices import SliceEmbeddings
 from medsam_adapter.inference.source_grid import on_source_grid
+from medsam_adapter.inference.turns import turns_of
 from medsam_adapter.inference.volume import CarryRules, anchors_only, carry_masks, keep_prompted
 from medsam_adapter.modeling_msa import HUB_ARGUMENTS, MSAModel
 from medsam_adapter.processing_msa import MSAProcessor
@@ -47,7 +47,7 @@ class MSAPredictor:
             mask = predictor.predict(points=[(120, 88, 14)])      # (D, H, W) bool, array[k, j, i] of the file
 
     Args:
-        model: an `MSAModel`; moved to `device` (the first accelerator, else the CPU).
+        model: an `MSAModel`; moved to `device` (by default a CUDA GPU, else the CPU; "mps" is taken if asked for).
         processor: how scans become tensors. Without one it is made from the model's image size and knows no intensity,
             for scans that are prepared already; `from_pretrained` takes the one that was saved with the model.
         store: keeps the features of the frozen part of the encoder on disk.
@@ -60,7 +60,8 @@ class MSAPredictor:
         mask = predictor.predict(points=[(120, 88, 14)], adapter="amos22")
 
     The scan is encoded once for each adapter that is asked, prepared as that adapter's repo says, and never decoded by
-    another, nor by one that has been loaded under its name since.
+    another, nor by one that has been loaded under its name since. Predictors of one model take turns,
+    whatever threads they are used from. Each process opens a model of its own: a predictor cannot be pickled.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class MSAPredictor:
         # The adapters that `processor` and `store` are made for, with what stands under their names.
         self._own = dict(zip(own, loaded_as(model, own), strict=True))
         self._processors: dict[str, tuple[object, MSAProcessor]] = {}  # with what stood under the name
-        self._lock = threading.RLock()
+        self._turns = turns_of(model)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, device: str | torch.device | None = None, **kwargs) -> MSAPredictor:
@@ -93,7 +94,7 @@ class MSAPredictor:
 
     def load_adapter(self, source: str | Path, name: str, **kwargs) -> None:
         """Load a further adapter while others may be predicting; see `MSAModel.load_adapter`."""
-        with self._lock:
+        with self._turns.lock:
             self.model.load_adapter(source, adapter_name=name, **kwargs)
             self.model.to(self.model.device).eval()
 
@@ -107,7 +108,7 @@ class MSAPredictor:
     @property
     def encoded(self) -> Encoded | None:
         """The scan that was set as the active adapter sees it; None without one, or before that adapter was asked."""
-        return self._encoded_by(active_adapters(self.model))
+        return self._encoded_by(self._names(None))
 
     def _encoded_by(self, names: Sequence[str]) -> Encoded | None:
         """The scan that was set, if these very adapters were asked before."""
@@ -167,7 +168,6 @@ class MSAPredictor:
                 chunk,
                 sees_neighbours=num_slices > 1,
                 store=self.store if names == list(self._own) and all(map(self._is_own, names)) else None,
-                lock=self._lock,
             )
         if is_picture or progress:
             embeddings.encode_rest(progress=progress)
@@ -299,7 +299,7 @@ class MSAPredictor:
     def _decode_objects(self, encoded, prompts, carry, rules, progress, should_stop, before=None) -> list[np.ndarray]:
         """For each object logits (D, h, w) at the decoder's resolution."""
         encoded.embeddings.refuse_gone()
-        with self._resting(encoded), self._answering(encoded.embeddings.adapters):
+        with self._turns.in_front(), self._answering(encoded.embeddings.adapters):
             logits: dict[int, np.ndarray] = {}
             for group in _alike(prompts):
                 asked = [prompts[i] for i in group]
@@ -326,7 +326,7 @@ class MSAPredictor:
             PromptError: no prompt, a prompt outside the scan, or background clicks with nothing to correct.
         """
         encoded.embeddings.refuse_gone()
-        with self._resting(encoded), self._answering(encoded.embeddings.adapters):
+        with self._turns.in_front(), self._answering(encoded.embeddings.adapters):
             text = None
             if prompt.text:
                 if self.model.text_model is None:
@@ -369,24 +369,17 @@ class MSAPredictor:
 
     def _names(self, adapter: str | Sequence[str] | None) -> list[str]:
         if adapter is None:
-            return active_adapters(self.model)
+            with self._turns.lock:  # another thread may have switched the model for a moment
+                return active_adapters(self.model)
         return sorted([adapter] if isinstance(adapter, str) else adapter)
 
     @contextlib.contextmanager
     def _answering(self, names: Sequence[str]) -> Iterator[None]:
         """These adapters answer inside, alone with the model."""
-        with self._lock:
+        with self._turns.lock:
             is_active = active_adapters(self.model) == list(names)
             with contextlib.nullcontext() if is_active else self.model.using_adapter(names):
                 yield
-
-    @contextlib.contextmanager
-    def _resting(self, encoded: Encoded) -> Iterator[None]:
-        """Inside, no background encodes."""
-        with contextlib.ExitStack() as stack:
-            for each in {id(e): e for e in (encoded, *self._encoded.values())}.values():
-                stack.enter_context(each.embeddings.in_front())
-            yield
 
 
 def _first_slice(encoded: Encoded, prompt: ObjectPrompt) -> int:

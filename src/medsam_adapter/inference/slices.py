@@ -15,7 +15,7 @@ import contextlib
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from medsam_adapter.adapters.switching import active_adapters, loaded_as
 from medsam_adapter.errors import CheckpointError
 from medsam_adapter.inference.feature_store import FeatureStore
 from medsam_adapter.inference.kept_chunks import KeptChunks
+from medsam_adapter.inference.turns import turns_of
 
 
 @torch.no_grad()
@@ -80,7 +81,6 @@ class SliceEmbeddings:
         chunk_slices: slices that are encoded together.
         sees_neighbours: whether slices of a chunk may see each other (through a depth branch).
         store: keeps the features of the frozen part of the encoder on disk.
-        lock: held while the model computes; give one to all who switch the model's adapters for a moment.
 
     `adapters` are the names of those that were active when this was made. Once one of them has been deleted, or
     replaced by another of its name, nothing is encoded any more: slices of both would stand side by side.
@@ -94,7 +94,6 @@ class SliceEmbeddings:
         chunk_slices: int,
         sees_neighbours: bool = False,
         store: FeatureStore | None = None,
-        lock: threading.RLock | None = None,
     ):
         self.model, self.chunk_slices, self.device = model, chunk_slices, model.device
         self._together = chunk_slices if sees_neighbours else 1
@@ -106,10 +105,7 @@ class SliceEmbeddings:
         self._chunks = KeptChunks()
         self.adapters = active_adapters(model)
         self._loaded = loaded_as(model, self.adapters)
-        self._lock = lock or threading.RLock()
-        self._encoding = threading.Lock()
-        self._counting = threading.Lock()
-        self._asked_for = 0
+        self._turns = turns_of(model)
         self._background: threading.Thread | None = None
         self._is_closed = False
 
@@ -120,25 +116,9 @@ class SliceEmbeddings:
         """(n, C, g, g) of these slices."""
         indices = range(*slices.indices(len(self))) if isinstance(slices, slice) else [int(z) for z in slices]
         numbers = dict.fromkeys(z // self.chunk_slices for z in indices)
-        with self.in_front():
+        with self._turns.in_front():
             chunks = {number: self._encoded(number) for number in numbers}
         return torch.stack([chunks[z // self.chunk_slices][z % self.chunk_slices] for z in indices])
-
-    @contextlib.contextmanager
-    def in_front(self) -> Iterator[None]:
-        """Inside, the background rests; it is waited for until the chunk at hand is done.
-
-        Two computations at once share a CPU's cores so badly that both take many times as long.
-        """
-        with self._counting:
-            self._asked_for += 1
-        try:
-            with self._encoding:
-                pass
-            yield
-        finally:
-            with self._counting:
-                self._asked_for -= 1
 
     @property
     def gone(self) -> list[str]:
@@ -185,18 +165,24 @@ class SliceEmbeddings:
             self._background.join()
 
     def _follow(self, near: int) -> None:
-        for number in self._outwards(near):
-            while self._asked_for and not self._is_closed:
+        waiting = self._outwards(near)
+        while waiting and not self._is_closed:
+            if self._turns.background_rests:
                 time.sleep(0.005)
-            if self._is_closed or not self._encode_if_active(number):
-                return
+                continue
+            with self._turns.lock:
+                if self._turns.background_rests:  # somebody came while the lock was waited for
+                    continue
+                if not self._encode_if_active(waiting[0]):
+                    return
+            waiting.pop(0)
 
     def _outwards(self, near: int) -> list[int]:
         chunks = range(-(-len(self) // self.chunk_slices))
         return sorted(chunks, key=lambda number: abs(number - near // self.chunk_slices))
 
     def _encoded(self, number: int) -> Tensor:
-        with self._lock, self._encoding:
+        with self._turns.lock:
             self.refuse_gone()
             if number not in self._chunks:
                 is_active = active_adapters(self.model) == self.adapters
@@ -205,18 +191,17 @@ class SliceEmbeddings:
             return self._chunks[number]
 
     def _encode_if_active(self, number: int) -> bool:
-        """The same for the background, which never switches the model; False if others have done so."""
-        with self._lock, self._encoding:
-            if number in self._chunks:
-                return True
-            if self.gone or active_adapters(self.model) != self.adapters:
-                return False
-            chunk = self._compute(number)
-            # Switched by someone without the lock: half of each.
-            if self.gone or active_adapters(self.model) != self.adapters:
-                return False
-            self._chunks[number] = chunk
+        """The same for the background, which holds the lock and never switches the model; False if others have."""
+        if number in self._chunks:
             return True
+        if self.gone or active_adapters(self.model) != self.adapters:
+            return False
+        chunk = self._compute(number)
+        # Switched by someone without the lock: half of each.
+        if self.gone or active_adapters(self.model) != self.adapters:
+            return False
+        self._chunks[number] = chunk
+        return True
 
     def _compute(self, number: int) -> Tensor:
         first = number * self.chunk_slices

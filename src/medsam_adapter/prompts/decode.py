@@ -42,11 +42,14 @@ def decode_masks(
     texts = {} if input_texts is None else {"input_texts": input_texts.reshape(flat, 1, input_texts.shape[-1])}
     if texts and not hasattr(model.prompt_encoder, "msa_adapter_text"):
         raise no_text_prompts()
+    if input_masks is not None:  # transformers casts points and boxes to the weights' type, and masks not
+        dtype = model.prompt_encoder.mask_embed.conv1.weight.dtype
+        input_masks = input_masks.reshape(flat, 1, *input_masks.shape[-2:]).to(dtype)
     sparse, dense = model.prompt_encoder(
         input_points=None if input_points is None else input_points.reshape(flat, 1, *input_points.shape[2:]),
         input_labels=None if input_labels is None else input_labels.reshape(flat, 1, input_labels.shape[-1]),
         input_boxes=None if input_boxes is None else input_boxes.reshape(flat, 1, 4),
-        input_masks=None if input_masks is None else input_masks.reshape(flat, 1, *input_masks.shape[-2:]),
+        input_masks=input_masks,
         **texts,
     )
     positions = model.get_image_wide_positional_embeddings()

@@ -187,7 +187,7 @@ class _Run:
             with self.accelerator.accumulate(objective), self.accelerator.autocast():
                 out = objective(batch, seed, progress.share_done)
                 self._stop_unless_finite("loss", out["loss"], batch, epoch, number, seed)
-                self.accelerator.backward(out["loss"])
+                self.accelerator.backward(out["loss"] * self._share_of_update(number, len(loader)))
                 if self.accelerator.sync_gradients and optim.gradient_clipping:
                     trained = [p for p in objective.parameters() if p.requires_grad]
                     norm = self.accelerator.clip_grad_norm_(trained, optim.gradient_clipping)
@@ -206,6 +206,12 @@ class _Run:
             if is_over:
                 break
         return progress.means() | {"learning_rate": scheduler.get_last_lr()[0]}
+
+    def _share_of_update(self, number: int, steps: int) -> float:
+        """What lets the steps of an epoch's last update weigh the same where they are fewer: Accelerate divides each
+        loss by the full number of steps."""
+        accumulation = self.recipe.optim.gradient_accumulation
+        return accumulation / min(accumulation, steps - number // accumulation * accumulation)
 
     def _steps_left(self, epoch: int, loader) -> Iterator[tuple[int, dict]]:
         """(number, batch) of the epoch's steps that are not done; samples of the others are not read."""

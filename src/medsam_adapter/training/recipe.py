@@ -170,7 +170,7 @@ class OptimSection:
     warmup_fraction: float = 0.05
     """Share of the steps with a rising learning rate; cosine decay follows."""
     gradient_accumulation: int = 1
-    """Steps whose gradients are summed before an update."""
+    """Steps whose gradients are averaged before an update: all steps of one weigh the same."""
     gradient_clipping: float = 1.0
     """Largest norm of the gradient; 0 switches clipping off."""
     gradient_checkpointing: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import threading
 import time
 
 import nibabel as nib
@@ -539,3 +540,28 @@ def test_an_adapter_without_a_config_has_labels_that_nobody_knows(model, make_ru
     assert model.config.id2label == UNKNOWN
     model.set_adapter("brain")
     assert menu.targets("peft-only") == []
+
+
+def test_two_predictors_of_one_model_take_turns(predictor, runs):
+    """Each in a thread of its own: no answer is given by the other's adapter, nor by the one that is switched to."""
+    image = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    model, found = predictor.model, {name: [] for name in (*runs, None)}
+    predictors = {name: MSAPredictor(model, predictor.processor, "cpu") for name in found}
+    want = {}
+    for name, each in predictors.items():
+        each.set_image(image, adapter=name)
+        want[name] = each.predict(points=[(30, 30)], return_logits=True, adapter=name)
+
+    def ask(name) -> None:
+        for _ in range(15):
+            got = predictors[name].predict(points=[(30, 30)], return_logits=True, adapter=name)
+            found[name].append(np.abs(got - want[name]).max())
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in found]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert np.abs(want["liver"] - want["brain"]).max() > 1e-2
+    assert [len(errors) for errors in found.values()] == [15, 15, 15]
+    assert max(map(max, found.values())) < 1e-4

@@ -87,6 +87,26 @@ def test_volumes(predictor, patient, carry):
         assert reached == [2, 4]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_answers_everything(dtype):
+    """A disc in each slice: carried, corrected by a click on the ground, and by a mask that was there before."""
+    ys, xs = np.mgrid[:60, :60]
+    disc = (ys - 25) ** 2 + (xs - 30) ** 2 < 150
+    volume = np.stack([np.where(disc, 200, 60).astype(np.uint8)] * 4)
+    found = {}
+    for kind in (torch.float32, dtype):
+        predictor = MSAPredictor.from_pretrained("sam-tiny", "cpu", dtype=kind)
+        predictor.set_volume(volume)
+        carried = predictor.predict(points=[(30, 25, 1)])
+        corrected = predictor.predict(points=[(30, 25, 1), (5, 50, 3)], labels=[1, 0])
+        encoded = predictor.encoded
+        before = predictor.predict_slices(encoded, ObjectPrompt([(30.0, 25.0, 0.0)], [1]), {0: disc})[0]
+        found[kind] = [*carried, *corrected, before]
+        predictor.clear()
+    for got, want in zip(found[dtype], found[torch.float32], strict=True):
+        assert want.sum() > 100 and (got & want).sum() > 0.9 * (got | want).sum()
+
+
 def test_an_array_is_a_volume_in_its_own_frame(predictor):
     predictor.set_volume(np.random.default_rng(0).normal(size=(5, 9, 12)))
     assert predictor.predict(points=[(11, 8, 4)]).shape == (5, 9, 12)

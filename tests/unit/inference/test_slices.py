@@ -92,7 +92,7 @@ def test_whoever_clicks_goes_first_and_closing_stops(model, pixels, what):
     started.wait(60)
     other = threading.Thread(target=embeddings.close if what == "closing" else lambda: embeddings[[9]])
     other.start()
-    while not (embeddings._asked_for or embeddings._is_closed):
+    while not (embeddings._turns.background_rests or embeddings._is_closed):
         pass
     go_on.set()
     other.join(60)
