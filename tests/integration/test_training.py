@@ -169,6 +169,17 @@ def test_a_loss_that_is_not_a_number_stops_with_the_cases(phantoms, tiny_base, t
         loop.train(recipe(phantoms, tiny_base, tmp_path / "nan"), show_progress=False)
 
 
+def test_a_tracker_that_is_not_installed_is_named_before_anything_is_written(
+    phantoms, tiny_base, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("accelerate.tracking._available_trackers", [])
+    made = recipe(phantoms, tiny_base, tmp_path / "x")
+    made.run.tracker = "wandb"
+    with pytest.raises(RecipeError, match="wandb is not installed"):
+        loop.train(made, show_progress=False)
+    assert not (tmp_path / "x").exists()
+
+
 def test_an_unknown_target_is_named(phantoms, tiny_base, tmp_path):
     wrong = recipe(phantoms, tiny_base, tmp_path / "x")
     wrong.data.targets = ["lung"]

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, PartialState
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, InitProcessGroupKwargs, gather_object
 from torch import Tensor, nn
 
@@ -33,7 +34,16 @@ def make_accelerator(
     Args:
         batch_size: samples of one process in a step, which DeepSpeed wants to know.
         options: further ones of Accelerator's own.
+
+    Raises:
+        RecipeError: a tracker (`log_with`) that is not installed, without which Accelerate would go on.
     """
+    tracker = options.get("log_with")
+    if tracker and tracker not in get_available_trackers():
+        raise RecipeError(
+            f"the tracker {tracker} is not installed", expected=f"pip install {tracker}", found="no such package",
+            hint="--run.tracker none trains without",
+        )  # fmt: skip
     accelerator = Accelerator(
         mixed_precision=mixed_precision, gradient_accumulation_steps=gradient_accumulation, cpu=_must_use_cpu(),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE), *options.pop("kwargs_handlers", [])], **options,
