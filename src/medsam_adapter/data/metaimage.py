@@ -122,11 +122,20 @@ def _header_bytes(sitk, reader) -> int:
     return count
 
 
-def _check_header(path: Path) -> None:
+def voxel_files(path: Path) -> list[Path]:
+    """The files beside a .mhd or .nhdr header that hold its voxels; [] for files that hold their own.
+
+    Raises:
+        DataError: a header that cannot be believed.
+    """
+    return [path.parent / name for name in _check_header(path)]
+
+
+def _check_header(path: Path) -> list[str]:
     """What ITK does not ask: it reads voxels from any file that a header names, crashes on many axes, and takes a
     word for 0.
 
-    Voxels are taken from files beside or below the header alone.
+    Voxels are taken from files beside or below the header alone, whose names are returned.
     """
     with path.open("rb") as file:
         start = file.read(_MAX_HEADER_BYTES)
@@ -174,6 +183,7 @@ def _check_header(path: Path) -> None:
                 found=name[:200],
                 hint="put the file with the voxels beside the header and write its bare name there",
             )
+    return names
 
 
 def _refuse_unknown_space(line: str, path: Path) -> None:
