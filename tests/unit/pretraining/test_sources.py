@@ -802,7 +802,27 @@ def test_references_of_our_own_layouts_are_no_pictures_to_learn_from(file):
     assert is_reference(file)
 
 
-@pytest.mark.parametrize("file", ["images/segovia.png", "imagesTr/amos_0008.nii.gz", "magnet.png", "unmasked.png"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "segmentation/a.png", "seg/a.png", "GroundTruth/a.png", "ground_truth/a.png", "annotations/a.png",
+        "labels_train/a.png", "masks_png/a.png", "train_masks/a.png", "ISIC2018_Task1_Training_GroundTruth/a.png",
+        "benign/benign (1)_mask_1.png", "sub-01_dseg.nii.gz", "label_total.nii.gz", "mask_01.png", "seg-12.nii",
+        "a_seg2.nii.gz", "000_HC_Annotation.png", "a_mask1.png",
+    ],
+)  # fmt: skip
+def test_masks_as_others_call_them_are_no_pictures_to_learn_from(file):
+    assert is_reference(file)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "images/segovia.png", "imagesTr/amos_0008.nii.gz", "magnet.png", "unmasked.png", "label_0/a.png",
+        "images_without_masks/a.png", "no_labels/a.png", "seg01/a.png", "label-free_01.tif", "face_label_3.png",
+        "masked_ct.nii.gz", "segment_1.png", "labelled/a.png", "benign (1).png", "unlabelled/a.png",
+    ],
+)  # fmt: skip
 def test_pictures_are_no_references(file):
     assert not is_reference(file)
 
