@@ -16,6 +16,7 @@ from medsam_adapter.cli.main import run
 from medsam_adapter.data.layouts import LAYOUTS, open_dataset
 from medsam_adapter.data.parquet import tables as parquet
 from medsam_adapter.data.splits import load_split, verify_split
+from miniatures import amos22, lidc
 
 SHAPE_XYZ = (9, 8, 5)
 AFFINE = np.diag([1.5, 1.5, 3.0, 1.0])
@@ -173,6 +174,31 @@ def test_check_as_json(msa, volumes):
     assert code == 0 and err == ""
     assert report["ok"] is True and report["findings"] == []
     assert report["summary"]["labels"]["1"]["voxels"] == {"min": 27, "median": 27.0, "max": 27}
+
+
+@pytest.mark.parametrize(
+    ("miniature", "options", "wanted"),
+    [
+        (lidc, [], ["--data.intensity ct:lung", "--data.orientation LPS"]),
+        (
+            amos22,
+            ["--channel", "both"],
+            ["--data.intensity percentile", "--data.orientation LPS", "--data.channel both"],
+        ),
+        (amos22, [], ["--data.intensity ct:soft-tissue", "--data.orientation LPS"]),
+    ],
+)
+def test_the_printed_command_says_what_the_layout_advises(msa, tmp_path, miniature, options, wanted):
+    miniature.write(tmp_path)
+    command = msa("data", "check", tmp_path, *options)[1].partition("next: ")[2]
+    assert all(words in command for words in wanted) and command.count("--data.") == 1 + len(wanted)
+
+
+def test_the_command_that_is_printed_for_errors_checks_the_same_again(msa, tmp_path):
+    amos22.write(tmp_path)
+    (tmp_path / "amos22/labelsTr/amos_0507.nii.gz").write_bytes(b"nothing")
+    out = msa("data", "check", tmp_path, "--layout", "amos22", "--channel", "mr")[1]
+    assert out.endswith(f"msa data check {tmp_path} --layout amos22 --channel mr\n")
 
 
 def test_pictures_need_no_intensity_mode(msa, pictures):

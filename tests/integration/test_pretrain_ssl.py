@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,6 +164,73 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_bit(pictures, tiny_base, fini
 def test_a_run_does_not_begin_in_the_folder_of_another(pictures, tiny_base, finished):
     with pytest.raises(OutputError, match="an earlier run would be lost"):
         pretrain_ssl(recipe(pictures, tiny_base), finished, show_progress=False)
+
+
+def test_a_run_that_overwrites_leaves_no_model_of_another_kind(pictures, tiny_base, tmp_path):
+    for train, steps in (("adapters", 1), ("encoder", 1), ("adapters", 1)):
+        values = recipe(pictures, tiny_base, train=train, steps=steps)
+        (tmp_path / "best.json").write_text("{}")  # as of a run of `msa train`
+        pretrain_ssl(values, tmp_path, show_progress=False, overwrite=True)
+        weights = [file.name for file in tmp_path.glob("*.safetensors")]
+        assert weights == ["adapter_model.safetensors" if train == "adapters" else "model.safetensors"]
+        assert (tmp_path / "adapter_config.json").exists() == (train == "adapters")
+        assert not (tmp_path / "best.json").exists()
+
+
+def test_a_run_does_not_write_over_its_own_base(pictures, tiny_base, tmp_path, monkeypatch):
+    pretrain_ssl(recipe(pictures, tiny_base, steps=1), tmp_path / "out", show_progress=False)
+    before = (tmp_path / "out/model.safetensors").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    for how in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(RecipeError, match="write over its own base"):
+            pretrain_ssl(recipe(pictures, "out", steps=2), tmp_path / "out", show_progress=False, **how)
+    assert (tmp_path / "out/model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"learning_rate": 1e-4}, {"seed": 1}, {"batch_size": 3}, {"weights": ObjectiveWeights(stay=0.2)},
+        {"sources": [{"kind": "folder", "path": "stripes", "weight": 2}]},
+    ],
+)  # fmt: skip
+def test_another_recipe_is_not_resumed(pictures, tiny_base, finished, monkeypatch, other):
+    monkeypatch.chdir(pictures)
+    before = {file: file.read_bytes() for file in finished.glob("*.*")}
+    with pytest.raises(CheckpointError, match=f"another recipe(?s:.)*{next(iter(other))}"):
+        pretrain_ssl(recipe(pictures, tiny_base, steps=8, **other), finished, resume=True, show_progress=False)
+    assert {file: file.read_bytes() for file in finished.glob("*.*")} == before
+
+
+def test_another_base_of_the_same_shapes_is_not_resumed(pictures, tiny_base, finished, tmp_path):
+    shutil.copytree(tiny_base, tmp_path / "twin")
+    with pytest.raises(CheckpointError, match="another recipe"):
+        pretrain_ssl(recipe(pictures, tmp_path / "twin"), finished, resume=True, show_progress=False)
+
+
+def test_fewer_steps_than_are_done_are_refused(pictures, tiny_base, finished):
+    with pytest.raises(CheckpointError, match="more steps than the recipe asks for") as caught:
+        pretrain_ssl(recipe(pictures, tiny_base, steps=4), finished, resume=True, show_progress=False)
+    assert caught.value.found == "6 steps" and caught.value.expected == "steps: 6 or more"
+
+
+def test_what_only_says_how_often_and_how_long_may_change(pictures, tiny_base, tmp_path):
+    pretrain_ssl(recipe(pictures, tiny_base, steps=1), tmp_path, show_progress=False)
+    more = dict(steps=2, workers=1, log_every=1, check_every=1, checkpoint_every=1)
+    assert pretrain_ssl(recipe(pictures, tiny_base, **more), tmp_path, resume=True, show_progress=False).step == 2
+
+
+def test_a_checkpoint_without_a_recipe_is_still_resumed(pictures, tiny_base, tmp_path, monkeypatch):
+    """As earlier versions wrote it."""
+    original = ssl.save_checkpoint
+    with monkeypatch.context() as patch:
+
+        def without(folder, state, step):
+            return original(folder, {key: value for key, value in state.items() if key != "recipe"}, step)
+
+        patch.setattr(ssl, "save_checkpoint", without)
+        pretrain_ssl(recipe(pictures, tiny_base, steps=1), tmp_path, show_progress=False)
+    assert pretrain_ssl(recipe(pictures, tiny_base, steps=2), tmp_path, resume=True, show_progress=False).step == 2
 
 
 def test_adapters_only(pictures, tiny_base, tmp_path):
@@ -358,7 +426,7 @@ def test_cli_train_takes_base(monkeypatch, tmp_path):
 
     asked = []
     monkeypatch.setattr(
-        loop, "train", lambda recipe, resume: asked.append(recipe) or (_ for _ in ()).throw(MSAError("x"))
+        loop, "train", lambda recipe, *rest, **more: asked.append(recipe) or (_ for _ in ()).throw(MSAError("x"))
     )
     (tmp_path / "r.yaml").write_text("model: {base: facebook/sam-vit-base}\n")
     for extra in ([], ["--base", "outputs/ssl: 1"], ["--base=sam-tiny", "--optim.epochs", "3"]):

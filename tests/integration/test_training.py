@@ -81,7 +81,7 @@ def test_a_run_says_first_what_it_learns_from(phantoms, tiny_base, tmp_path, cap
     assert "2 cases to train on, 1 to validate, 1 to test: drawn by patient with seed 0." in lines
 
 
-def test_the_cases_on_the_card_are_those_that_were_used(phantoms, tiny_base, tmp_path):
+def test_the_cases_on_the_card_are_those_that_were_used(phantoms, tiny_base, tmp_path, capsys):
     """A split names more: a case without a label map, one that shows no target, those beyond data.max_val_cases."""
     shutil.copytree(phantoms, tmp_path / "set")
     index = json.loads((tmp_path / "set/dataset.json").read_text())
@@ -93,7 +93,9 @@ def test_the_cases_on_the_card_are_those_that_were_used(phantoms, tiny_base, tmp
     (tmp_path / "split.json").write_text(json.dumps({"train": names[:3], "val": names[3:4], "test": names[4:]}))
     made = recipe(tmp_path / "set", tiny_base, tmp_path / "run", epochs=1)
     made.data.split, made.data.max_val_cases = str(tmp_path / "split.json"), 0
-    loop.train(made, show_progress=False)
+    loop.train(made)
+    left_out = "1 of 2 cases show no target and are left out: phantom_001."
+    assert left_out in capsys.readouterr().err.splitlines()
     assert json.loads((tmp_path / "run/data.json").read_text())["cases"] == {"train": 1, "val": 0, "test": 1}
     assert "cases: train 1, test 1" in (tmp_path / "run/README.md").read_text()
 

@@ -143,7 +143,7 @@ def check_command(
         console = plain_console()
         print_findings(console, dataset, findings, limit)
         print_summary(console, summary)
-        typer.echo("\n" + _next_steps(path, layout, summary))
+        typer.echo("\n" + _next_steps(path, layout, channel, dataset, summary))
     if errors:
         raise typer.Exit(2)
 
@@ -274,20 +274,22 @@ def _finding_facts(finding: Finding) -> dict[str, str | None]:
     }
 
 
-def _next_steps(path: Path, layout: str, summary: dict[str, Any]) -> str:
+def _next_steps(path: Path, layout: str, channel: str, dataset: Dataset, summary: dict[str, Any]) -> str:
     """The line that a user types next."""
     words = shlex.quote(str(path))
+    given = {"layout": layout if layout != "auto" else "", "channel": channel}
     if summary["findings"]["error"]:
-        return f"next: mend the errors above, then msa data check {words}"
+        again = "".join(f" --{name} {shlex.quote(value)}" for name, value in given.items() if value)
+        return f"next: mend the errors above, then msa data check {words}{again}"
     if not summary["num_labelled"]:
         return "next: add masks to learn from; without them only `msa predict` is of use here"
     recipe = "msa-pictures" if summary.get("shape_zyx", {"max": [2]})["max"][0] == 1 else "msa-hippocampus"
-    command = f"next: msa train hub_configs/{recipe}/recipe.yaml --data.path {words}"
-    command += f" --data.layout {layout}" if layout != "auto" else ""
     if set(summary.get("dtypes", ())) != {"uint8"}:  # only the scale of 8-bit data is known
         is_ct = (summary["modality"] or "").upper().startswith("CT")
-        command += f" --data.intensity {'ct:soft-tissue' if is_ct else 'percentile'}"
-    return command
+        given["intensity"] = dataset.intensity or ("ct:soft-tissue" if is_ct else "percentile")
+    given["orientation"] = dataset.orientation or ""  # else that of the recipe would count
+    options = "".join(f" --data.{name} {shlex.quote(value)}" for name, value in given.items() if value)
+    return f"next: msa train hub_configs/{recipe}/recipe.yaml --data.path {words}{options}"
 
 
 app.command("phantom")(phantom_command)

@@ -27,16 +27,25 @@ def promptable(
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")] = Path("outputs/sam-tiny"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
     overwrite: Annotated[bool, OVERWRITE] = False,
-    stop_after: Annotated[int | None, typer.Option(help="End this session after so many steps.")] = None,
+    stop_after: Annotated[int | None, typer.Option(min=1, help="End this session after so many steps.")] = None,
 ) -> None:
     """Train a promptable SAM from nothing on domain-randomised scenes; never on real data.
 
     Example: msa pretrain promptable hub_configs/sam-tiny/recipe.yaml -o outputs/sam-tiny
     """
+    from accelerate import PartialState
+
     from medsam_adapter.pretraining.promptable import load_promptable_recipe, pretrain_promptable
 
-    pretrain_promptable(load_promptable_recipe(recipe), output, resume, stop_after, overwrite)
-    typer.echo(f"backbone: {output}\nnext: msa train RECIPE --model.base {output}")
+    values = load_promptable_recipe(recipe)
+    step = pretrain_promptable(values, output, resume, stop_after, overwrite)
+    if not PartialState().is_main_process:
+        return
+    if step < values.steps:  # the backbone is written at the end
+        typer.echo(f"{output}: step {step} of {values.steps}")
+        typer.echo(f"next: msa pretrain promptable {recipe} -o {output} --resume")
+    else:
+        typer.echo(f"backbone: {output}\nnext: msa train RECIPE --model.base {output}")
 
 
 @app.command("ssl", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -89,11 +98,14 @@ def text(
     """
     from medsam_adapter.cli.progress import bar
     from medsam_adapter.pretraining.text_model import load_text_model_recipe, train_text_model
-    from medsam_adapter.training.checkpoint import refuse_earlier_run
+    from medsam_adapter.training.checkpoint import clear_checkpoints, refuse_earlier_run
+    from medsam_adapter.training.run_folder import clear_run
 
     if not overwrite:
         refuse_earlier_run(output)
     values = load_text_model_recipe(recipe)
+    clear_run(output)
+    clear_checkpoints(output)
     with bar("training a text model", values.steps, "step") as show:
         shares = train_text_model(values, output, show)
     typer.echo(

@@ -205,6 +205,11 @@ def _existing(path: str | Path) -> Path:
     suffixes = "a folder with one DICOM series, a DICOM file, or a file that ends in " + ", ".join(IMAGE_SUFFIXES)
     if path.is_dir():
         return path
+    if path.is_symlink() and not path.exists():
+        raise DataError(
+            "is a link to a file that is not there", file=path, expected="a file behind it",
+            found=str(path.readlink()), hint="mount or copy the data that it leads to",
+        )  # fmt: skip
     if not path.is_file():
         raise DataError(
             "does not exist", file=path, expected=suffixes, found="no such file", hint="check the spelling of the path"

@@ -42,8 +42,9 @@ class PreparedCase:
         labels: (D, S, S) integer.
         resized_hw: the part of the frame that the picture fills.
         targets: those that occur and are to be learned.
-        slices_of: {target: indices of the slices that show it}.
-        raters: the label maps of single raters, of which one stands in for `labels` in each sample; mostly none.
+        slices_of: {target: indices of the slices that show it}, in any rater's map where there are raters.
+        raters: the label maps of single raters; in each sample one that shows a target there stands in for `labels`.
+            Mostly none.
         frozen: if set, `frozen[first:last]` are the features of these slices, which stand in for the image.
     """
 
@@ -84,8 +85,9 @@ def prepare_case(
     images = letterbox.image_to_model(images)
     labels, *marked = [_resized(turn.array_to_source(each), letterbox) for each in (sample.labels, *raters)]
     wanted = sample.targets.values() if targets is None else targets
-    slices_of = {target: np.flatnonzero(mask_of(labels, target).flatten(1).any(1).numpy()) for target in wanted}
-    slices_of = {target: slices for target, slices in slices_of.items() if len(slices)}
+    drawn = marked or [labels]  # what is trained on: what one of four readers marked counts, too
+    shown = {target: sum(mask_of(each, target).flatten(1).any(1).numpy() for each in drawn) for target in wanted}
+    slices_of = {target: np.flatnonzero(slices) for target, slices in shown.items() if np.any(slices)}
     image = (images.clamp(0, 1) * 255).round().to(torch.uint8)
     return PreparedCase(sample.case_id, image, labels, letterbox.resized_hw, list(slices_of), slices_of, marked)
 
@@ -165,8 +167,10 @@ class PromptedDataset(TorchDataset):
         case = self.cases[index % len(self.cases)]
         rng = np.random.default_rng((self.seed, self.epoch, index))
         first, count = self._chunk(case, rng)
-        labels = case.raters[rng.integers(len(case.raters))] if case.raters else case.labels
-        labels = labels[first : first + count]
+        marked = [each[first : first + count] for each in case.raters or [case.labels]]
+        if case.raters:  # who marked nothing here shows nothing to prompt
+            marked = [each for each in marked if self._shows_any(case, each)] or marked
+        labels = marked[rng.integers(len(marked))] if case.raters else marked[0]
         if case.frozen is not None:
             name, shown = "frozen", case.frozen[first : first + count]
         else:

@@ -23,9 +23,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 from transformers import SamModel
 
-from medsam_adapter.errors import CheckpointError, MSAError, RecipeError
+from medsam_adapter.errors import MSAError, RecipeError
 from medsam_adapter.losses import balanced_bce_loss, dice_loss, hard_dice
 from medsam_adapter.pretraining.backbone import BackboneConfig, build_backbone
+from medsam_adapter.pretraining.resuming import plain_recipe, refuse_another_run
 from medsam_adapter.pretraining.synthetic import make_scene
 from medsam_adapter.prompts.decode import decode_masks
 from medsam_adapter.prompts.simulate import PromptSet, correct, opening_prompts
@@ -39,7 +40,7 @@ from medsam_adapter.training.checkpoint import (
 )
 from medsam_adapter.training.processes import make_accelerator, refuse_sharding
 from medsam_adapter.training.recipe_reading import load_yaml
-from medsam_adapter.training.run_folder import truncate_log
+from medsam_adapter.training.run_folder import clear_run, truncate_log
 from medsam_adapter.writing import naming_write_errors, write_text
 
 
@@ -173,8 +174,10 @@ class _Promptable(nn.Module):
 
 def pretrain_promptable(
     recipe: PromptableRecipe, output: Path, resume: bool = False, stop_after: int | None = None, overwrite: bool = False
-):
+) -> int:
     """Train a backbone and write it to `output` as a `SamModel` folder with `recipe.json` and `log.jsonl`.
+
+    The backbone is written after the last step of all. Returns the number of steps that are done.
 
     Args:
         output: run folder; from its `checkpoints/` `resume=True` goes on exactly.
@@ -183,7 +186,7 @@ def pretrain_promptable(
 
     Raises:
         RecipeError: values that cannot be trained with.
-        CheckpointError: nothing to resume, or the checkpoint of another recipe.
+        CheckpointError: nothing to resume, the checkpoint of another recipe, or of more steps.
         MSAError: a loss that is no number.
     """
     _check(recipe)
@@ -207,7 +210,7 @@ def pretrain_promptable(
     )
     state = load_checkpoint(output, tqdm.write) if resume else None
     if state:
-        _refuse_another_recipe(recipe, state.get("recipe"), output)
+        refuse_another_run(recipe, state, ("checkpoint_every", "workers"), output / "recipe.json")
         restore_weights(model, state["model"], output)
         optimizer.load_state_dict(state["optimizer"])
         if "scaler" in state and accelerator.scaler is not None:
@@ -217,6 +220,7 @@ def pretrain_promptable(
     if is_main:
         output.mkdir(parents=True, exist_ok=True)
         if not state:
+            clear_run(output)
             clear_checkpoints(output)
         with naming_write_errors(output):
             write_text(output / "recipe.json", json.dumps(asdict(recipe), indent=1) + "\n")
@@ -271,13 +275,14 @@ def pretrain_promptable(
         if is_main and (done % recipe.checkpoint_every == 0 or done == end):
             state = {
                 "model": trainable_state(model), "optimizer": optimizer.state_dict(), "step": done,
-                "recipe": asdict(recipe),
+                "recipe": plain_recipe(recipe),
             }  # fmt: skip
             if accelerator.scaler is not None:
                 state["scaler"] = accelerator.scaler.state_dict()
             save_checkpoint(output, state, done)
     if is_main and done == recipe.steps:
         export_backbone(model, output)
+    return done
 
 
 def _check(recipe: PromptableRecipe) -> None:
@@ -289,20 +294,6 @@ def _check(recipe: PromptableRecipe) -> None:
     for name, smallest in least.items():
         if getattr(recipe, name) < smallest:
             raise RecipeError(f"{name} is too small", expected=f"at least {smallest}", found=str(getattr(recipe, name)))
-
-
-def _refuse_another_recipe(recipe: PromptableRecipe, trained: dict | None, folder: Path) -> None:
-    """Raises CheckpointError unless a run goes on as it began; how long, and how often it is kept, may change."""
-    free = ("steps", "checkpoint_every", "workers")
-    own = asdict(recipe)
-    other = [name for name in own if trained is not None and name not in free and own[name] != trained.get(name)]
-    if other:
-        raise CheckpointError(
-            "the checkpoint belongs to another recipe", file=folder,
-            expected=", ".join(f"{name}: {own[name]}" for name in other),
-            found=", ".join(f"{name}: {(trained or {}).get(name)}" for name in other),
-            hint="resume with the values of its recipe.json, or start without --resume",
-        )  # fmt: skip
 
 
 def export_backbone(model: SamModel, folder: Path) -> None:

@@ -25,10 +25,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
 
-from medsam_adapter.errors import MSAError
+from medsam_adapter.backbones import resolve_base
+from medsam_adapter.errors import MSAError, RecipeError
 from medsam_adapter.pretraining.collapse import HeldPictures, measure, warning_of
 from medsam_adapter.pretraining.emix import EMix
 from medsam_adapter.pretraining.mae import MAE
+from medsam_adapter.pretraining.resuming import plain_recipe, refuse_another_run
 from medsam_adapter.pretraining.shed import ShED
 from medsam_adapter.pretraining.sources import Mixture, open_source
 from medsam_adapter.pretraining.ssl_model import open_start, save_result
@@ -45,10 +47,12 @@ from medsam_adapter.training.checkpoint import (
 )
 from medsam_adapter.training.interruption import Signals, interrupted
 from medsam_adapter.training.processes import make_accelerator, refuse_sharding
-from medsam_adapter.training.run_folder import truncate_log, versions
+from medsam_adapter.training.run_folder import clear_run, truncate_log, versions
 from medsam_adapter.training.schedule import learning_rate_factor
 from medsam_adapter.writing import write_text
 
+FREE = ("workers", "log_every", "check_every", "checkpoint_every")
+"""Fields of the recipe that may change on resume, besides the number of steps."""
 OBJECTIVES = ("emix", "shed", "mae", "stay")
 
 
@@ -124,10 +128,17 @@ def pretrain_ssl(
         overwrite: an earlier run in the folder is removed; without it and `resume` it is refused.
 
     Raises:
-        MSAInputError: what the user can mend in recipe, base or sources.
+        MSAInputError: what the user can mend in recipe, base or sources; an output that is the base, or on resume the
+            checkpoint of another recipe.
         MSAError: a loss that is not a number; the batch's pictures are in the text.
     """
     check_ssl_recipe(recipe)
+    # What is written would be read again on resume, and `stay` would hold on to what has been trained.
+    if Path(output).resolve() == Path(resolve_base(recipe.base)).resolve():
+        raise RecipeError(
+            "the run would write over its own base", file=output, expected="another --output",
+            found=f"base: {recipe.base}",
+        )  # fmt: skip
     if not (resume or overwrite):
         refuse_earlier_run(Path(output))
     accelerator = make_accelerator(recipe.mixed_precision)
@@ -167,6 +178,7 @@ class _Run:
         if self.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not state:
+                clear_run(self.folder)
                 clear_checkpoints(self.folder)
         wrapped, optimizer = accelerator.prepare(self.objective, self.optimizer)
         if state:
@@ -293,7 +305,7 @@ class _Run:
             state = {
                 "model": trainable_state(self.objective), "optimizer": optimizer.state_dict(), "step": self.step,
                 "seconds": self.seconds, "skipped": list(self.skipped.values()), "start_check": self.start_check,
-                "last_check": self.last_check, "rows": self.rows,
+                "last_check": self.last_check, "rows": self.rows, "recipe": plain_recipe(self.recipe),
             }  # fmt: skip
             if self.accelerator.scaler is not None:
                 state["scaler"] = self.accelerator.scaler.state_dict()
@@ -306,6 +318,7 @@ class _Run:
 
     def _restore(self, state: dict, optimizer) -> None:
         restore_weights(self.objective, state["model"], self.folder)
+        refuse_another_run(self.recipe, state, FREE, self.folder / "recipe.yaml")
         optimizer.load_state_dict(state["optimizer"])
         if "scaler" in state and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,8 @@ from .text_files import files_of_bank, group, joined, read_file
 from .text_names import Finder, plain_name
 from .text_rules import violations
 
+# What label files of the bank's data sets say for a target, and others for something else: MONAI's BTCV, the Decathlon.
+AMBIGUOUS = {"anterior", "eso", "gall", "lad", "mole", "posterior", "rad", "sto", "veins"}
 # For labels that the bank does not know; {} is the label's name.
 PLAIN_TRAIN = (
     "{}",
@@ -81,7 +83,7 @@ class LabelTexts:
         targets: {the data set's own label name: its texts}.
         unions: their `targets` are the data set's own label names.
         absent: sentences about targets of regions in which no label lies.
-        notes: one sentence for each label that has only plain templates.
+        notes: one sentence for each label that has only plain templates, or a short name that could mean another thing.
     """
 
     targets: dict[str, TargetTexts] = field(default_factory=dict)
@@ -118,12 +120,21 @@ class TextBank:
         return next(same, None)
 
     def for_labels(self, label_names: Sequence[str]) -> LabelTexts:
-        """The texts for the labels of a data set; a label that the bank does not know gets plain templates."""
+        """The texts for the labels of a data set; a label that the bank does not know gets plain templates.
+
+        A short name that means something else elsewhere ("LAD") counts where another label is of its target's region.
+        """
         texts = LabelTexts()
         label_of: dict[str, str] = {}
-        for label in dict.fromkeys(label_names):
-            target = self.find(label)
-            if target is None:
+        found = {label: self.find(label) for label in dict.fromkeys(label_names)}
+        for label, target in found.items():
+            is_short = target is not None and plain_name(label) in AMBIGUOUS - {plain_name(target)}
+            if target is not None and is_short and not self._has_company(target, found.values()):
+                texts.targets[label] = plain_texts(label)
+                texts.notes.append(
+                    f"label {label!r} may be the {target}, or not: plain templates only (if it is, call it that)"
+                )
+            elif target is None:
                 texts.targets[label] = plain_texts(label)
                 texts.notes.append(f"label {label!r} is not in the text bank: plain templates only{self._near(label)}")
             elif target in label_of:  # one sentence cannot have two masks
@@ -132,6 +143,8 @@ class TextBank:
             else:
                 label_of[target] = label
                 texts.targets[label] = self.targets[target]
+                if is_short:
+                    texts.notes.append(f"label {label!r} is taken for the {target}: if it is not, name it in full")
         for union in self.unions:
             if set(union.targets) <= label_of.keys():
                 texts.unions.append(replace(union, targets=tuple(label_of[target] for target in union.targets)))
@@ -139,6 +152,10 @@ class TextBank:
         if regions:  # where the bank knows no label, nothing is surely absent
             texts.absent = self._absent(regions, texts)
         return texts
+
+    def _has_company(self, target: str, found: Iterable[str | None]) -> bool:
+        region = self.targets[target].region
+        return any(other != target and self.targets[other].region == region for other in found if other)
 
     def _absent(self, regions: set[str], texts: LabelTexts) -> AbsentTexts:
         others = [target for target in self.targets.values() if target.region not in regions]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from medsam_adapter.data.augment import Augmentation
+from medsam_adapter.data.layouts.files import some
 from medsam_adapter.data.loader import PreparedCase, PromptedDataset, collate, load_cases
 from medsam_adapter.data.sample import Case
 from medsam_adapter.evaluation.evaluate import evaluate
@@ -78,6 +80,11 @@ class PromptedTask:
                 each_rater=recipe.data.raters == "each",
             )
         self.num_train_cases = len(cases)
+        used = {case.case_id for case in cases}
+        left_out = [case.case_id for case in data.train if case.case_id not in used]
+        if left_out and self.show_progress:
+            what = f"{len(left_out)} of {len(data.train)} cases show no target and are left out"
+            tqdm.write(f"{what}: {some(left_out)}.", file=sys.stderr)
         if self.store is not None:
             self._keep_features(cases)
         is_volume = any(len(case.image) > 1 for case in cases)

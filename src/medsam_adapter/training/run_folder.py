@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from medsam_adapter.data.layouts import LAYOUTS, Dataset
+from medsam_adapter.training.checkpoint import has_checkpoint
 from medsam_adapter.training.recipe import Recipe
 from medsam_adapter.writing import naming_write_errors, write_text
 
@@ -29,6 +30,8 @@ MODEL_FILES = (
     "network.safetensors", "network.json", "config.json", "preprocessor_config.json", "README.md",
 )  # fmt: skip
 """What a validation leaves, whatever was trained, `best.json` aside."""
+FACTS = ("recipe.json", "data.json", "split.json", "log.jsonl", "skipped.jsonl", BEST)
+"""What else trainings and pre-trainings write that may outlive them; recipe.yaml may be what a run is started with."""
 PACKAGES = ("medsam-adapter", "torch", "transformers", "peft", "accelerate", "monai", "numpy", "nibabel")
 
 
@@ -81,18 +84,19 @@ def data_facts(dataset: Dataset, cases: Mapping[str, int]) -> dict[str, Any]:
 
 
 def clear_run(folder: Path) -> None:
-    """Remove model, card and metrics of an earlier run, checkpoints aside: they would stand under the new recipe.
+    """Remove model, card, metrics and facts of an earlier run of any kind: they would stand beside the new recipe.
+
+    Checkpoints stay; while they are there they also tell that there was a run.
 
     Raises:
         OutputError: files that cannot be removed.
     """
     with naming_write_errors(folder):
         (folder / METRICS).unlink(missing_ok=True)
-        if not (folder / BEST).is_file():  # no run has written a model here
-            return
-        for file in [file for pattern in MODEL_FILES for file in folder.glob(pattern)]:
-            file.unlink(missing_ok=True)
-        (folder / BEST).unlink(missing_ok=True)
+        is_run = (folder / BEST).is_file() or any(folder.glob("*.safetensors")) or has_checkpoint(folder)
+        if is_run:
+            for file in [file for pattern in (*MODEL_FILES, *FACTS) for file in folder.glob(pattern)]:
+                file.unlink(missing_ok=True)
 
 
 def start_run(folder: Path, recipe: Recipe, dataset: Dataset, cases: Mapping[str, int]) -> None:

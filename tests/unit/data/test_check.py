@@ -155,6 +155,27 @@ def test_each_fault_is_found_in_its_case_and_nowhere_else(root, break_it, case_i
     json.dumps(summarise(dataset, check_dataset(dataset)))
 
 
+@pytest.mark.parametrize(
+    ("layout", "names"),
+    [
+        ("folder", ("images/c0.nii.gz", "masks/c0.nii.gz")),
+        ("folder", ("images/c0.png", "masks/c0.png")),
+        ("btcv", ("imagesTr/img0001.nii.gz", "labelsTr/label0001.nii.gz")),
+    ],
+)
+def test_images_and_masks_that_are_broken_links_are_found(tmp_path, layout, names):
+    for name in names:
+        nifti(tmp_path / name.replace("c0.png", "c1.nii.gz").replace("0001", "0002").replace("c0", "c1"), labels())
+        (tmp_path / name).symlink_to("../unmounted/" + name)
+    dataset = open_dataset(tmp_path)
+    assert dataset.layout == layout and len(dataset.cases) == 2
+    found = [
+        finding for finding in check_dataset(dataset) if "is a link to a file that is not there" in finding.problem
+    ]
+    assert [(str(f.file), f.level) for f in found] == [(str(tmp_path / name), "error") for name in names]
+    assert all("unmounted" in finding.found for finding in found)
+
+
 def test_doubled_images_of_one_patient_are_a_warning(root):
     _double(root)
     dataset = open_dataset(root)

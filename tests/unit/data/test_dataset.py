@@ -76,6 +76,28 @@ def test_training_draws_one_rater_for_each_sample_and_regions_are_unions(eyes):
     assert areas[True] == {64, 16, 16 + 0, 12}  # discs of the three; cups of 16, 12 and, drawn in its place, the disc
 
 
+def marked_by_few(tmp_path) -> Dataset:
+    """A volume of 12 slices in which one of four readers marks slice 2, and all but the last mark slice 9."""
+    files = []
+    for number in range(4):
+        labels = np.zeros((12, 16, 16), np.uint8)
+        labels[2, 4:8, 4:8] = number == 0
+        labels[9, 4:12, 4:12] = number < 3
+        files.append(tmp_path / f"{number}.npz")
+        np.savez(files[-1], image=labels * 50, label=labels)
+    raters = {path.stem: path for path in files}
+    return Dataset("nodules", tmp_path, [Case("n", files[0], raters=raters)], {1: "nodule"})
+
+
+def test_what_few_raters_marked_is_trained_by_the_marks_of_those_who_did(tmp_path):
+    dataset, processor = marked_by_few(tmp_path), MSAProcessor(image_size=16, intensity="percentile")
+    areas = {}
+    for each in (True, False):
+        made = PromptedDataset(load_cases(dataset, dataset.cases, processor, each_rater=each), processor, 1, 16, 1)
+        areas[each] = {int(t.sum()) for e in range(40) for t in (made.set_epoch(e), made[0])[1]["targets"]}
+    assert areas == {True: {16, 64}, False: {64}}  # never the empty map of who marked nothing there
+
+
 def test_wanted_targets_keep_the_data_sets_order_and_refuse_strangers(eyes):
     assert wanted_targets(eyes, None) == REGIONS
     assert list(wanted_targets(eyes, ["optic cup", "optic disc"])) == ["optic disc", "optic cup"]

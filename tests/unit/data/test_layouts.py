@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import nibabel as nib
@@ -142,6 +143,27 @@ def test_nnunet_without_a_label_or_a_channel(tmp_path):
     (tmp_path / "imagesTr/case_1_0000.nii.gz").unlink()
     with pytest.raises(DataError, match="no channel 0"):
         open_dataset(tmp_path, require_labels=False)
+
+
+def test_nnunet_labels_without_an_image_are_refused(tmp_path):
+    nnunet_set(tmp_path)
+    nifti(tmp_path / "labelsTr/case_7.nii.gz", np.ones((4, 5, 3), np.uint8))
+    with pytest.raises(DataError, match="labels without an image") as caught:
+        open_dataset(tmp_path, require_labels=False)
+    assert "case_7" in caught.value.found
+
+
+def test_nnunet_v1_lists_cases_and_has_a_file_for_each_channel(tmp_path):
+    nnunet_set(tmp_path)
+    listed = [{"image": "./imagesTr/case_1.nii.gz", "label": "./labelsTr/case_1.nii.gz", "patient": "p"}]
+    content = {"modality": {"0": "T1", "1": "T2"}, "labels": {"0": "background", "1": "tumour"}, "training": listed}
+    write_json(tmp_path / "dataset.json", content)
+    for channel in (0, 1):
+        dataset = open_dataset(tmp_path, channel=channel)
+        (case,) = dataset.cases
+        assert (case.case_id, case.patient_id, dataset.modality) == ("case_1", "p", f"T{channel + 1}")
+        sample = dataset.read(case)
+        assert (sample.scan.array == channel).all() and (sample.labels == 1).all()
 
 
 @pytest.mark.parametrize("suffix", ["", "_segmentation", "_OD", "_mask", "-gt", "_label"])
@@ -344,6 +366,18 @@ def test_patients_may_be_told_for_some_images_or_for_more_than_are_here(tmp_path
     assert [case.patient_id for case in open_dataset(tmp_path).cases] == ["7", "b"]
     write_json(tmp_path / "labels.json", {"patients": {"a": "p", "b": "p", "c": "q"}})
     assert [case.patient_id for case in open_dataset(tmp_path).cases] == ["p", "p"]
+
+
+def test_names_are_the_same_in_either_form_of_unicode(tmp_path):
+    """macOS writes an umlaut as two characters, Linux and most programs as one."""
+    two, one = (unicodedata.normalize(form, "Müller 1") for form in ("NFD", "NFC"))
+    png(tmp_path / "images" / f"{two}.png", image())
+    png(tmp_path / "masks" / f"{one}_grün.png", mask(1))
+    suffix = unicodedata.normalize("NFD", "_grün")
+    write_json(tmp_path / "labels.json", {"1": "a", "patients": {two: "p"}, "mask_suffix": suffix})
+    (case,) = open_dataset(tmp_path).cases
+    assert (case.case_id, case.patient_id) == (one, "p")
+    assert open_dataset(tmp_path).read(case).labels.any()
 
 
 def test_an_msd_patient_of_null_is_none(tmp_path):

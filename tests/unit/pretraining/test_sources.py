@@ -341,15 +341,18 @@ def test_bcn20000_in_its_three_forms(tmp_path, lines, labels):
     picture(tmp_path / "images/one.jpg")
     picture(tmp_path / "images/two.jpg")
     table(tmp_path / "t.csv", *lines)
-    source = open_source({"kind": "bcn20000", "path": str(tmp_path), "csv": "t.csv"})
+    table(tmp_path / "m.csv", "image,lesion_id", "one,BCN_1", "two,BCN_2")
+    more = {"metadata": "m.csv"} if lines[0].startswith("image") else {}
+    source = open_source({"kind": "bcn20000", "path": str(tmp_path), "csv": "t.csv", **more})
     assert [source.read(n).label for n in range(2)] == labels
 
 
 def test_bcn20000_with_a_cell_that_is_no_number(tmp_path):
     picture(tmp_path / "one.jpg")
     table(tmp_path / "t.csv", "image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC,UNK", "one,NA,1,0,0,0,0,0,0,0")
+    table(tmp_path / "m.csv", "image,lesion_id", "one,BCN_1")
     with pytest.raises(DataError, match="no number in the column MEL") as caught:
-        open_source({"kind": "bcn20000", "path": str(tmp_path), "csv": "t.csv"})
+        open_source({"kind": "bcn20000", "path": str(tmp_path), "csv": "t.csv", "metadata": "m.csv"})
     assert caught.value.file == tmp_path / "t.csv" and caught.value.found == "'NA'"
 
 
@@ -360,8 +363,11 @@ def test_bcn20000_is_picked_out_of_isic_2019_by_its_lesions(tmp_path):
         tmp_path / "t.csv", "image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC,UNK", "one,1,0,0,0,0,0,0,0,0", "two,1,0,0,0,0,0,0,0,0"
     )
     table(tmp_path / "m.csv", "image,lesion_id", "one,HAM_1", "two,BCN_1")
-    source = open_source({"kind": "bcn20000", "path": str(tmp_path), "csv": "t.csv", "metadata": "m.csv"})
-    assert names(source) == ["two.jpg"]
+    section = {"kind": "bcn20000", "path": str(tmp_path), "csv": "t.csv"}
+    assert names(open_source({**section, "metadata": "m.csv"})) == ["two.jpg"]
+    with pytest.raises(DataError, match="holds other data sets, too") as caught:
+        open_source(section)
+    assert "ISIC_2019_Training_Metadata.csv" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -796,7 +802,27 @@ def test_references_of_our_own_layouts_are_no_pictures_to_learn_from(file):
     assert is_reference(file)
 
 
-@pytest.mark.parametrize("file", ["images/segovia.png", "imagesTr/amos_0008.nii.gz", "magnet.png", "unmasked.png"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "segmentation/a.png", "seg/a.png", "GroundTruth/a.png", "ground_truth/a.png", "annotations/a.png",
+        "labels_train/a.png", "masks_png/a.png", "train_masks/a.png", "ISIC2018_Task1_Training_GroundTruth/a.png",
+        "benign/benign (1)_mask_1.png", "sub-01_dseg.nii.gz", "label_total.nii.gz", "mask_01.png", "seg-12.nii",
+        "a_seg2.nii.gz", "000_HC_Annotation.png", "a_mask1.png",
+    ],
+)  # fmt: skip
+def test_masks_as_others_call_them_are_no_pictures_to_learn_from(file):
+    assert is_reference(file)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "images/segovia.png", "imagesTr/amos_0008.nii.gz", "magnet.png", "unmasked.png", "label_0/a.png",
+        "images_without_masks/a.png", "no_labels/a.png", "seg01/a.png", "label-free_01.tif", "face_label_3.png",
+        "masked_ct.nii.gz", "segment_1.png", "labelled/a.png", "benign (1).png", "unlabelled/a.png",
+    ],
+)  # fmt: skip
 def test_pictures_are_no_references(file):
     assert not is_reference(file)
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from medsam_adapter.cli.main import run
+from medsam_adapter.pretraining import text_model
 from medsam_adapter.pretraining.text_model import SentenceMaker, TextModelRecipe, make_tokenizer, train_text_model
 from medsam_adapter.prompts.text import TextEncoder
 from medsam_adapter.prompts.text_bank import TextBank
@@ -72,3 +74,15 @@ def test_the_shipped_model_is_what_its_recipe_says(bank):
     held_out = sum(len(t.held_out) for t in bank.targets.values()) + sum(len(u.held_out) for u in bank.unions)
     assert facts["sentences"]["held_out"] == held_out, "the bank has changed: train clip-tiny again"
     assert facts["exact"]["held_out"] > 0.9 and TextEncoder("clip-tiny").width == facts["hidden_size"]
+
+
+def test_cli_leaves_no_model_of_another_kind_in_the_folder(tmp_path, monkeypatch):
+    recipe, folder = tmp_path / "recipe.yaml", tmp_path / "out"
+    recipe.write_text("steps: 1\n")
+    folder.mkdir()
+    for name in ("adapter_model.safetensors", "adapter_config.json", "config.json"):
+        (folder / name).write_text("{}")
+    monkeypatch.setattr(text_model, "train_text_model", lambda *args: {"train": 1.0, "held_out": 1.0})
+    assert run(["pretrain", "text", str(recipe), "-o", str(folder)]) == 2 and len(list(folder.iterdir())) == 3
+    assert run(["pretrain", "text", str(recipe), "-o", str(folder), "--overwrite"]) == 0
+    assert not list(folder.iterdir())

@@ -114,6 +114,28 @@ def test_find_takes_synonyms_and_the_spellings_of_label_files(shipped):
         assert shipped.find(label) is None
 
 
+@pytest.mark.parametrize(
+    ("labels", "strange"),
+    [(["artery", "veins"], "veins"), (["LAD", "LCX", "RCA"], "LAD"), (["optic disc", "anterior"], "anterior")],
+)
+def test_a_short_name_that_means_something_else_elsewhere_needs_another_label_of_its_region(shipped, labels, strange):
+    texts = shipped.for_labels(labels)
+    assert texts.targets[strange].train == plain_texts(strange).train
+    assert any(note.startswith(f"label {strange!r} may be the {shipped.find(strange)}, or not") for note in texts.notes)
+    assert bool(texts.absent.train) == ("optic disc" in labels)  # no region by the word "veins"
+
+
+@pytest.mark.parametrize(
+    ("labels", "short"),
+    [(["anterior", "posterior"], ["anterior", "posterior"]), (["liver", "gall", "lad"], ["gall", "lad"])],
+)
+def test_a_short_name_that_is_taken_for_a_target_is_told(shipped, labels, short):
+    texts = shipped.for_labels(labels)
+    assert {label: texts.targets[label] for label in labels} == {n: shipped.targets[shipped.find(n)] for n in labels}
+    told = [f"label {label!r} is taken for the {shipped.find(label)}: if it is not, name it in full" for label in short]
+    assert texts.notes == told
+
+
 # -- rules -------------------------------------------------------------------------------------------------------------
 
 

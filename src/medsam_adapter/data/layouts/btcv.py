@@ -13,6 +13,7 @@ from the others.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ...errors import DataError
@@ -65,14 +66,20 @@ SET/
 
 _PLACES = (".", "Training", "RawData/Training", "RawData", "Abdomen/RawData/Training")
 _PAIRS = (("img", "label"), ("imagesTr", "labelsTr"))
-_IMAGE, _LABEL = r"(img\d{4})\.nii(?:\.gz)?", r"label(\d{4})\.nii(?:\.gz)?"
+_IMAGE, _LABEL = r"(img\d{4})\.nii(?:\.gz)?", r"(?:label|img)(\d{4})\.nii(?:\.gz)?"
 _SPLIT_FILES = ("dataset_0.json", "dataset.json")
+# How else the names are written: MONAI's dataset_0.json, AMOS.
+_OTHER_NAMES = {
+    2: ("rkid",), 3: ("lkid",), 4: ("gall", "gall bladder"), 5: ("eso", "oesophagus"), 7: ("sto",),
+    9: ("ivc", "postcava"), 10: ("veins",), 12: ("rad",), 13: ("lad",),
+}  # fmt: skip
 _ALL = [*range(1, 11), *range(21, 41)]
 _KEPT_BACK = range(35, 41)
 
 
 def detect(root: Path) -> bool:
-    return _find(root) is not None
+    found = _find(root)
+    return found is not None and _foreign_index(root, found[0]) is None
 
 
 def _find(root: Path) -> tuple[Path, Path] | None:
@@ -89,7 +96,8 @@ def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Datas
     """See `open_dataset`.
 
     Raises:
-        DataError: no such folders, labels without image or images without label, or a split file that is none.
+        DataError: no such folders, labels without image or images without label, a dataset.json of other labels, or a
+            split file that is none.
     """
     refuse_channel(channel, root)
     found = _find(root)
@@ -102,6 +110,14 @@ def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Datas
             hint="unpack RawData.zip of the abdomen task, and give the folder that holds RawData",
         )
     image_folder, label_folder = found
+    foreign = _foreign_index(root, image_folder)
+    if foreign is not None:
+        file, strange = foreign
+        raise DataError(
+            "names other labels than BTCV has", file=file, expected='"labels" with "1": "spleen" to '
+            '"13": "left adrenal gland"', found=some(strange),
+            hint="--layout msd reads a set of another make by its dataset.json",
+        )  # fmt: skip
     images, labels = files_by_id(image_folder, _IMAGE), files_by_id(label_folder, _LABEL)
     refuse_lacking(
         "has labels without an image", image_folder, {f"img{number}" for number in labels} - set(images),
@@ -126,6 +142,37 @@ def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Datas
         orientation="LPS",
         notes=notes,
     )
+
+
+def _foreign_index(root: Path, image_folder: Path) -> tuple[Path, list[str]] | None:
+    """A JSON file beside the data whose "labels" are not BTCV's, and those that are not; names of files prove little.
+
+    A file that names some of the labels, or none, as those that only hold a split, is none.
+    """
+    for folder in dict.fromkeys((root, image_folder.parent)):
+        for file in (folder / name for name in _SPLIT_FILES):
+            labels = read_json_object(file).get("labels") if file.is_file() else None
+            entries = labels.items() if isinstance(labels, dict) else ()
+            strange = [f"{key!r}: {value!r}" for key, value in entries if not _is_own(key, value)]
+            if strange:
+                return file, strange
+    return None
+
+
+def _is_own(key: str, value: object) -> bool:
+    """Whether an entry of "labels", {"1": "spleen"} or {"spleen": 1}, is the challenge's; background always is."""
+    number, name = (value, key) if isinstance(value, int) else (key, value)
+    if not str(number).isdecimal() or (int(str(number)) and int(str(number)) not in LABELS):
+        return False
+    number = int(str(number))
+    own = (LABELS[number], *_OTHER_NAMES.get(number, ())) if number else ()
+    return number == 0 or _words(str(name)) in map(_words, own)
+
+
+def _words(name: str) -> set[str]:
+    """Words of a name in any order, without those that are often left out: "kidney_right" is "right kidney"."""
+    words = set(re.findall(r"[a-z]+", name.lower()))
+    return words - {"and", "gland", "vein", "veins"} or words
 
 
 def _split(root: Path, image_folder: Path, labelled: set[str], notes: list[str]) -> dict[str, list[str]] | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...errors import DataError
 from ..sample import Case
-from .files import some
+from .files import is_listed, some
 
 
 def files_by_id(folder: Path, pattern: str) -> dict[str, Path]:
@@ -20,7 +20,7 @@ def files_by_id(folder: Path, pattern: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         match = re.fullmatch(pattern, path.name)
-        if match is None or not path.is_file():
+        if match is None or not is_listed(path):
             continue
         if match[1] in found:
             raise DataError(

@@ -9,12 +9,17 @@ from ...errors import DataError
 from ..io import IMAGE_SUFFIXES
 
 
+def is_listed(path: Path) -> bool:
+    """Whether a path is a file, or a link to one that is not there: reading names it, and no case is lost unsaid."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
+
+
 def image_files(folder: Path) -> list[Path]:
-    """The image files in a folder by name, hidden ones (macOS' "._" twins) left out."""
+    """The image files in a folder by name, hidden ones (macOS' "._" twins) left out; see `is_listed`."""
     return sorted(
         path
         for path in folder.iterdir()
-        if path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(IMAGE_SUFFIXES)
+        if is_listed(path) and not path.name.startswith(".") and path.name.lower().endswith(IMAGE_SUFFIXES)
     )
 
 

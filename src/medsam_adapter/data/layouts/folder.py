@@ -14,6 +14,7 @@ one name become one label.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -106,7 +107,9 @@ def _patients(content: object, names: list[str], file: Path) -> dict[str, str]:
             '"patients" is not understood', file=file, expected=form, found=repr(content)[:80],
             hint="a patient is a text or a whole number",
         )  # fmt: skip
-    strange = [name for name in content if name not in names]
+    content = {_same_form(name): patient for name, patient in content.items()}
+    known = set(names)
+    strange = [name for name in content if name not in known]
     unnamed = [name for name in names if name not in content]
     if strange and unnamed:  # a table of more images than are here is no error if all of these are in it
         raise DataError(
@@ -124,9 +127,18 @@ def _is_labelled(path: Path) -> bool:
         return True  # check_dataset reports a broken file; it must not keep the set from opening
 
 
+def _same_form(name: str) -> str:
+    """macOS may write an umlaut as two characters where others write one."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _by_stem(folder: Path) -> dict[str, Path]:
-    found = [(stem(path), path) for path in image_files(folder)]
-    found += [(path.name, path) for path in folder.iterdir() if not path.name.startswith(".") and is_dicom_folder(path)]
+    found = [(_same_form(stem(path)), path) for path in image_files(folder)]
+    found += [
+        (_same_form(path.name), path)
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and is_dicom_folder(path)
+    ]
     found.sort()
     doubles = [name for name, count in Counter(name for name, _ in found).items() if count > 1]
     if doubles:
@@ -148,8 +160,7 @@ def _pair(
         raise DataError(
             "holds no images", file=root / "images", expected="images, or folders of DICOM files", found="none"
         )
-    if suffix is None:
-        suffix = _shared_suffix(images, masks)
+    suffix = _shared_suffix(images, masks) if suffix is None else _same_form(suffix)
     paired = {name: masks[name + suffix] for name in images if name + suffix in masks}
     strangers = sorted(set(masks) - {name + suffix for name in images})
     lacking = sorted(set(images) - set(paired))

@@ -1,7 +1,8 @@
-"""Data sets with a `dataset.json`: Medical Segmentation Decathlon, and nnU-Net v2 (raw).
+"""Data sets with a `dataset.json`: Medical Segmentation Decathlon, and nnU-Net (raw).
 
 MSD: "labels": {"1": "name"}, "training": [{"image": ..., "label": ...}], channels as a fourth axis of one file.
 nnU-Net v2: "labels": {"name": 1}, "file_ending", imagesTr/<case>_0000<ending> with one file a channel, labelsTr/<case>.
+nnU-Net v1: as MSD, with one file a channel: imagesTr/a_0000.nii.gz for the listed imagesTr/a.nii.gz.
 Test images (imagesTs) have no labels and are not cases here.
 """
 
@@ -15,7 +16,7 @@ from ..io import stem
 from ..safe_names import inside
 from ..sample import Case
 from .base import Dataset
-from .completeness import keep_usable
+from .completeness import keep_usable, refuse_lacking
 from .files import image_files, read_json_object, some, text_of
 from .info import LayoutInfo
 
@@ -47,7 +48,7 @@ def detect(root: Path) -> bool:
 
 
 def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Dataset:
-    """See `open_dataset`. Raises DataError for a dataset.json that is neither MSD nor nnU-Net v2."""
+    """See `open_dataset`. Raises DataError for a dataset.json of neither MSD nor nnU-Net, or a label without image."""
     file = root / "dataset.json"
     content = read_json_object(file)
     notes: list[str] = []
@@ -66,8 +67,9 @@ def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Datas
         notes.append(
             f"Images have {len(channels)} channels; channel {number} ({modality}) is read, the others are not."
         )
-    is_msd = "training" in content
-    cases = _msd_cases(root, content) if is_msd else _nnunet_cases(root, content, int(number))
+    is_msd = "training" in content  # or nnU-Net v1
+    cases = _msd_cases(root, content, int(number)) if is_msd else _nnunet_cases(root, content, int(number))
+    is_in_one_file = is_msd and all(stem(case.image) == case.case_id for case in cases)
     if content.get("numTraining") not in (None, len(cases)):
         notes.append(f"dataset.json says numTraining {content['numTraining']}, and there are {len(cases)} cases.")
     cases = keep_usable(cases, root, require_labels, (), notes, "a label for each image")
@@ -79,7 +81,7 @@ def load(root: Path, *, require_labels: bool = True, channel: str = "") -> Datas
         modality=modality,
         intensity="ct:soft-tissue" if str(modality).upper() == "CT" else None,
         licence=content.get("licence", content.get("license")),
-        channel=int(number) if is_msd and len(channels) > 1 else None,
+        channel=int(number) if is_in_one_file and len(channels) > 1 else None,
         notes=notes,
     )
 
@@ -122,7 +124,7 @@ def _label_names(content: dict, file: Path) -> dict[int, str]:
     return dict(sorted(names.items()))
 
 
-def _msd_cases(root: Path, content: dict) -> list[Case]:
+def _msd_cases(root: Path, content: dict, channel: int) -> list[Case]:
     cases = []
     if not isinstance(content["training"], list):
         raise DataError(
@@ -141,7 +143,8 @@ def _msd_cases(root: Path, content: dict) -> list[Case]:
         image = inside(root, entry["image"], root / "dataset.json")
         label = inside(root, entry["label"], root / "dataset.json") if entry.get("label") else None
         patient = entry.get("patient")
-        cases.append(Case(stem(image), image, label, "" if patient is None else str(patient)))
+        patient = "" if patient is None else str(patient)
+        cases.append(Case(stem(image), _file_of_channel(image, channel), label, patient))
     if not cases or not any(case.image.exists() for case in cases):
         raise DataError(
             "lists no image that is there",
@@ -151,6 +154,13 @@ def _msd_cases(root: Path, content: dict) -> list[Case]:
             hint="unpack imagesTr and labelsTr beside dataset.json",
         )
     return cases
+
+
+def _file_of_channel(image: Path, channel: int) -> Path:
+    """The listed file, or where there is none that of nnU-Net v1 for the channel."""
+    name = stem(image)
+    other = image.with_name(f"{name}_{channel:04d}{image.name[len(name) :]}")
+    return other if other.exists() and not image.exists() else image
 
 
 def _nnunet_cases(root: Path, content: dict, channel: int) -> list[Case]:
@@ -173,4 +183,8 @@ def _nnunet_cases(root: Path, content: dict, channel: int) -> list[Case]:
             hint="check file_ending in dataset.json and the names in imagesTr",
         )
     labels = {stem(path): path for path in image_files(root / "labelsTr")} if (root / "labelsTr").is_dir() else {}
+    refuse_lacking(
+        "has labels without an image", folder, set(labels) - set(by_case),
+        f"files <case>_{channel:04d}{ending or '.nii.gz'} for labelsTr/<case>", "copy the missing images",
+    )  # fmt: skip
     return [Case(name, channels[channel], labels.get(name)) for name, channels in sorted(by_case.items())]

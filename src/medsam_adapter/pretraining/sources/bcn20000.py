@@ -6,8 +6,8 @@ Three ways in which it comes:
 - the ISIC archive: `metadata.csv` with `isic_id` and `diagnosis`, or `diagnosis_1` .. `diagnosis_5` from coarse to fine
   (the finest that is filled in is the label), images called `<isic_id>.jpg`;
 - ISIC 2019: `ISIC_2019_Training_GroundTruth.csv` with one column a class (`image, MEL, NV, BCC, AK, BKL, DF, VASC, SCC,
-  UNK`). It also holds HAM10000 and MSK; `metadata: ISIC_2019_Training_Metadata.csv` keeps the images of BCN20000 only,
-  whose `lesion_id` starts with BCN.
+  UNK`). It also holds HAM10000 and MSK, so `metadata: ISIC_2019_Training_Metadata.csv` has to be given: the images of
+  BCN20000 are those whose `lesion_id` starts with BCN.
 JPEG, mostly 1024 x 1024 pixels, about 9 GB.
 
 Where: the article's data availability section, https://www.isic-archive.com, and
@@ -43,11 +43,12 @@ def open_bcn20000(
     Args:
         path: the folder of table and images; images may lie in any folder below.
         csv: the table, see above.
-        metadata: ISIC 2019's metadata, to keep BCN20000's images only.
+        metadata: ISIC 2019's metadata, which tells BCN20000's images from the others of that form.
         max_images: take so many, evenly spread.
 
     Raises:
-        DataError: no such folder or table, columns of none of the three forms, or images that are not there.
+        DataError: no such folder or table, columns of none of the three forms, ISIC 2019's without metadata, or images
+            that are not there.
     """
     root = folder_of(path)
     table, columns, rows = read_table(root, csv)
@@ -58,6 +59,11 @@ def open_bcn20000(
             "does not have the columns of this data set", file=table,
             expected=f"isic_id or bcn_filename and diagnosis; or image, {', '.join(ONE_HOT)}",
             found=", ".join(columns) or "an empty file", hint="give the table as it was distributed, header included",
+        )  # fmt: skip
+    if is_one_hot and metadata is None:
+        raise DataError(
+            "holds other data sets, too (HAM10000, MSK)", file=table, expected="metadata: which images are BCN20000's",
+            found="none", hint="add metadata: ISIC_2019_Training_Metadata.csv",
         )  # fmt: skip
     wanted = None if metadata is None else _bcn_images(root, metadata)
     return PictureList(name, root, _entries(root, key, rows, wanted, is_one_hot, table), table, max_images)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 from pathlib import Path
 
 from medsam_adapter.data.io import NIFTI_SUFFIXES, PICTURE_SUFFIXES, stem
@@ -13,10 +14,16 @@ from medsam_adapter.errors import DataError
 SUFFIXES = NIFTI_SUFFIXES + PICTURE_SUFFIXES
 # As the layouts of data/ have them, too: REFUGE's gts, DDTI's p_mask, KiTS's instances, ...
 REFERENCE_FOLDERS = {
-    "mask", "masks", "label", "labels", "labelstr", "labelsts", "labelsva", "segmentations", "gt", "gts", "p_mask",
-    "disc_cup_masks", "riga-mask", "instances",
+    "label", "labelstr", "labelsts", "labelsva", "p_mask", "disc_cup_masks", "riga-mask", "instances"
 }  # fmt: skip
-REFERENCE_NAMES = ("mask", "segmentation", "seg", "segm", "label", "labels", "gt", "superpixels")
+_WORDS = r"masks?|segs?|segmentations?|gts?|ground[_-]?truths?|annotations?"
+# "labels_train" and "train_masks"; no class folders such as "label_0", and no "images_without_masks".
+_FOLDER = re.compile(rf"(?:{_WORDS}|labels)(?:[_-]\D.*)?|.*(?<!without)(?<!no)[_-](?:{_WORDS}|labels)")
+# "mask_01" and "a_mask_1"; a number behind "a_label" is more likely a picture's class.
+_NAME = re.compile(
+    rf"(?:{_WORDS}|segm|label(?![_-]free)|labels)(?:[_-].*)?"
+    rf"|.*[_-](?:(?:{_WORDS}|segm|dseg|probseg)[_-]?\d*|labels?|superpixels)|superpixels"
+)
 
 
 def image_files_below(root: Path) -> list[str]:
@@ -51,11 +58,8 @@ def is_reference(file: str) -> bool:
     """Whether a file looks like a mask by its name or its folder."""
     *folders, name = file.lower().split("/")
     name = stem(name)
-    return (
-        any(folder in REFERENCE_FOLDERS for folder in folders)
-        or name in REFERENCE_NAMES
-        or name.endswith(tuple(f"{mark}{suffix}" for mark in "_-" for suffix in REFERENCE_NAMES))
-    )
+    is_among_references = any(folder in REFERENCE_FOLDERS or _FOLDER.fullmatch(folder) for folder in folders)
+    return is_among_references or bool(_NAME.fullmatch(name))
 
 
 def without(files: list[str], patterns: list[str], root: Path) -> list[str]:

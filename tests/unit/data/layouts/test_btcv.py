@@ -103,6 +103,46 @@ def test_a_split_with_labelled_test_cases_has_three_parts(few):
     assert open_dataset(few).official_split == {"train": ["img0001"], "val": ["img0002"], "test": ["img0035"]}
 
 
+MONAI = ("spleen rkid lkid gall eso liver sto aorta IVC veins pancreas rad lad").split()
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"0": "background", "1": "bladder", "2": "uterus"},  # other names
+        {"background": 0, "bladder": 1},  # as nnU-Net writes them
+        {str(number): name for number, name in enumerate(sorted(ORGANS), 1)},  # other numbers
+        {str(number): name for number, name in enumerate([*ORGANS, "duodenum"], 1)},
+    ],
+)
+def test_foreign_data_with_such_file_names_are_read_by_their_own_dataset_json(tmp_path, labels):
+    btcv.write(tmp_path, form="monai", labelled=FEW)
+    (tmp_path / "dataset_0.json").unlink()
+    entries = [{"image": f"imagesTr/img{n:04d}.nii.gz", "label": f"labelsTr/label{n:04d}.nii.gz"} for n in FEW]
+    content = {"name": "Pelvis", "modality": {"0": "MRI"}, "labels": labels, "training": entries}
+    split_file(tmp_path, content, "dataset.json")
+    dataset = open_dataset(tmp_path)
+    assert (dataset.layout, dataset.name, dataset.modality, dataset.intensity) == ("msd", "Pelvis", "MRI", None)
+    with pytest.raises(DataError, match="names other labels than BTCV has") as caught:
+        open_dataset(tmp_path, "btcv")
+    assert caught.value.file.name == "dataset.json" and "--layout msd" in caught.value.hint
+
+
+@pytest.mark.parametrize("names", [ORGANS, MONAI, [name.title().replace(" ", "_") for name in ORGANS]])
+def test_a_dataset_json_may_write_the_names_in_other_ways(tmp_path, names):
+    btcv.write(tmp_path, form="monai", labelled=FEW)
+    labels = {"0": "background", **{str(number): name for number, name in enumerate(names, 1)}}
+    split_file(tmp_path, {"labels": labels, "training": images("img0001")}, "dataset.json")
+    assert open_dataset(tmp_path).layout == "btcv"
+
+
+def test_label_maps_may_be_named_as_the_images(tmp_path):
+    btcv.write(tmp_path, form="monai", labelled=FEW)
+    for path in (tmp_path / "labelsTr").iterdir():
+        path.rename(path.with_name(path.name.replace("label", "img")))
+    assert len(open_dataset(tmp_path).labelled) == len(FEW)
+
+
 def test_a_dataset_json_without_validation_is_no_split(few):
     split_file(few, {"training": images("img0001")}, "dataset.json")
     assert open_dataset(few).official_split is None and open_dataset(few).name == "BTCV"
