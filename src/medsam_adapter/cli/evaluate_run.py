@@ -67,7 +67,7 @@ def evaluate_models(
                 )  # fmt: skip
             result.settings |= {
                 "versions": versions(), "part": chosen.part, "layout": chosen.layout, "paper_protocol": paper_name,
-                "model_sha256": model_sha256(model),
+                "model_sha256": model_sha256(model), "seen_cases": chosen.seen.get(model),
             }  # fmt: skip
             is_only = len(names) == len(kinds) == 1
             of_all = gather_extremes(scored)

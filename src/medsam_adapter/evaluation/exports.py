@@ -77,6 +77,8 @@ def latex_text(text: str) -> str:
 def model_index(name: str, results: Sequence[EvaluationResult]) -> list[dict[str, Any]]:
     """The `model-index` of a model card: the means of each result, overall and of each target.
 
+    Results on cases that the model was trained or chosen on are left out: the Hub shows figures without their notes.
+
     Args:
         name: the model's.
 
@@ -88,6 +90,8 @@ def model_index(name: str, results: Sequence[EvaluationResult]) -> list[dict[str
 
     found = []
     for result in results:
+        if result.settings.get("seen_cases"):
+            continue
         summary, settings = result.summary(), result.settings
         dataset = str(settings.get("dataset") or "unknown")
         arguments = {

@@ -107,7 +107,8 @@ class EvaluationResult:
         protocol: the prompts in words ("1 click", "box").
         cases: one entry for each case and target. Several entries of one pair (the objects of a picture, repeated draws
             of prompts) are averaged first and count as one.
-        settings: what is needed to do it again: seed, data set, split, versions.
+        settings: what is needed to do it again: seed, data set, split, versions; and `seen_cases`, a sentence where
+            the model was trained or chosen on some of the cases.
         raters: {name: the same masks scored against this person's marks alone}, where several marked the cases.
     """
 
