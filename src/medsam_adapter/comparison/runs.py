@@ -119,7 +119,8 @@ def run_method(
 def _training_words(method: Contestant, recipe: Path, overrides: Mapping[str, Any], run: Path) -> list[str]:
     # A value that replaces a whole section comes before single keys of it.
     pairs = sorted(overrides.items(), key=lambda pair: pair[0].count("."))
-    values = [word for key, value in pairs for word in (f"--{key}", json.dumps(value))]
+    words = [(f"--{key}", value if isinstance(value, str) else json.dumps(value)) for key, value in pairs]
+    values = [word for pair in words for word in pair]
     return ["train", str(recipe), *values, "--run.output", str(run), "--run.tracker", "none"]
 
 
