@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -249,6 +250,17 @@ EVALUATE = {
 def test_evaluate_refuses(refused, name):
     command, *said = EVALUATE[name]
     refused(f"evaluate {command}", *said)
+
+
+@pytest.mark.parametrize("place", ["IN/file", "IN/file/deep/er", "IN/set"])
+def test_evaluate_refuses_a_place_before_it_scores(refused, inputs, monkeypatch, place):
+    def never(*_, **__):
+        raise AssertionError("scored before")
+
+    monkeypatch.setattr("medsam_adapter.cli.evaluate_run.evaluate_models", never)
+    may_write = lambda path, mode: mode != os.W_OK or path != inputs / "set"  # noqa: E731 (tests may run as root)
+    monkeypatch.setattr("os.access", may_write)
+    refused(f"evaluate sam-tiny --data IN/set --intensity percentile -o {place}", "cannot be written", "another folder")
 
 
 # -- the command line itself -------------------------------------------------------------------------------------------

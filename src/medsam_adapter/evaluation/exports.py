@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..writing import write_text
+from ..writing import naming_write_errors, write_text
 from .grids import NOTHING, Cell, Grid, to_markdown
 from .metrics import METRIC_NAMES
 from .results import EvaluationResult
@@ -28,7 +28,8 @@ def write_tables(folder: Path, grids: Sequence[Grid], name: str = "table") -> No
     Args:
         grids: tables that stand below each other; the first is the one in the CSV file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with naming_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / f"{name}.md", "\n".join(map(to_markdown, grids)))
     write_text(folder / f"{name}.csv", to_csv(grids[0]))
     write_text(folder / f"{name}.tex", "\n".join(map(to_latex, grids)))
