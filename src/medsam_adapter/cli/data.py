@@ -282,12 +282,20 @@ def _next_steps(path: Path, layout: str, summary: dict[str, Any]) -> str:
     if not summary["num_labelled"]:
         return "next: add masks to learn from; without them only `msa predict` is of use here"
     recipe = "msa-pictures" if summary.get("shape_zyx", {"max": [2]})["max"][0] == 1 else "msa-hippocampus"
-    command = f"next: msa train hub_configs/{recipe}/recipe.yaml --data.path {words}"
+    command = f" --data.path {words}"
     command += f" --data.layout {layout}" if layout != "auto" else ""
     if set(summary.get("dtypes", ())) != {"uint8"}:  # only the scale of 8-bit data is known
         is_ct = (summary["modality"] or "").upper().startswith("CT")
         command += f" --data.intensity {'ct:soft-tissue' if is_ct else 'percentile'}"
-    return command
+    return _training_command(recipe, command)
+
+
+def _training_command(recipe: str, options: str) -> str:
+    """The command for one of the project's recipes, and where that is found if it is not here."""
+    file = Path("hub_configs", recipe, "recipe.yaml")
+    if file.is_file():
+        return f"next: msa train {file}{options}"
+    return f"next: msa train RECIPE{options}\n      RECIPE is {file.as_posix()} of the project's repository"
 
 
 app.command("phantom")(phantom_command)

@@ -20,6 +20,7 @@ import yaml
 from medsam_adapter.data.plain_yaml import read_yaml
 from medsam_adapter.errors import RecipeError, did_you_mean, near_path
 
+EXAMPLES = "hub_configs/ of the project's repository holds examples"
 _AsWritten: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
@@ -104,7 +105,7 @@ def read_values(file: Path) -> dict[str, Any]:
         folder = file.parent if file.name == "recipe.yaml" or file.suffix else file
         raise RecipeError(
             "there is no such recipe", file=file, expected="a YAML file",
-            hint=near_path(folder, "recipe.yaml", "hub_configs/ holds examples"),
+            hint=near_path(folder, "recipe.yaml", EXAMPLES),
         )  # fmt: skip
     try:
         values = read_yaml(file.read_text(encoding="utf-8"))

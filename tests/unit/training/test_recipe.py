@@ -54,8 +54,9 @@ def test_mistakes_are_named(tmp_path, text, overrides, said):
 
 
 def test_a_missing_recipe_is_named(tmp_path):
-    with pytest.raises(RecipeError, match="nowhere.yaml"):
+    with pytest.raises(RecipeError, match="nowhere.yaml") as error:
         load_recipe(tmp_path / "nowhere.yaml")
+    assert "repository" in error.value.hint
 
 
 @pytest.mark.parametrize("file", sorted(REPO.glob("hub_configs/msa-*/recipe.yaml")), ids=lambda f: f.parent.name)
