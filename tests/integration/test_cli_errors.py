@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -258,8 +259,12 @@ def test_evaluate_refuses_a_place_before_it_scores(refused, inputs, monkeypatch,
         raise AssertionError("scored before")
 
     monkeypatch.setattr("medsam_adapter.cli.evaluate_run.evaluate_models", never)
-    may_write = lambda path, mode: mode != os.W_OK or path != inputs / "set"  # noqa: E731 (tests may run as root)
-    monkeypatch.setattr("os.access", may_write)
+
+    def read_only(dir):  # tests may run as root, who may write anywhere
+        assert dir == inputs / "set"
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
     refused(f"evaluate sam-tiny --data IN/set --intensity percentile -o {place}", "cannot be written", "another folder")
 
 

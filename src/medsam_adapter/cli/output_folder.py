@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from pathlib import Path
+
+from medsam_adapter.errors import OutputError
+from medsam_adapter.writing import naming_write_errors
 
 
 def check_folder(folder: Path) -> None:
-    """Look at a folder that is to be made or filled; nothing is made yet.
+    """Try to write where a folder is or will be made; nothing is left there.
 
     Raises:
-        OutputError: a file stands in its place, or it or the folder that it would be made in is read-only.
+        OutputError: a file stands in its place, or it or the folder that it would be made in cannot be written to.
     """
-    from medsam_adapter.errors import OutputError
-
     place = folder.absolute()
     there = next(each for each in (place, *place.parents) if each.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
+    if not there.is_dir():
         raise OutputError(
-            "cannot be written", file=there, expected="a folder that you may write to",
-            found="a read-only folder" if there.is_dir() else "a file",
-            hint="choose another folder, or ask for the right to write there",
+            "cannot be written", file=there, expected="a folder that you may write to", found="a file",
+            hint="choose another folder",
         )  # fmt: skip
+    with naming_write_errors(there), tempfile.TemporaryFile(dir=there):
+        pass

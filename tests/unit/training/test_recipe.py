@@ -55,7 +55,7 @@ def test_mistakes_are_named(tmp_path, text, overrides, said):
 
 def test_a_missing_recipe_is_named(tmp_path):
     with pytest.raises(RecipeError, match="nowhere.yaml") as error:
-        load_recipe(tmp_path / "nowhere.yaml")
+        load_recipe(tmp_path / "here" / "nowhere.yaml")
     assert "repository" in error.value.hint
 
 
