@@ -207,6 +207,14 @@ def test_pictures_need_no_intensity_mode(msa, pictures):
     assert f"msa train hub_configs/msa-pictures/recipe.yaml --data.path {pictures} --data.layout folder\n" in out
 
 
+def test_where_there_are_no_recipes_it_is_said_where_they_are(msa, volumes, tmp_path, monkeypatch):
+    """An installed package has none."""
+    monkeypatch.chdir(tmp_path)
+    out = msa("data", "check", volumes)[1]
+    assert f"next: msa train RECIPE --data.path {volumes} --data.intensity ct:soft-tissue\n" in out
+    assert out.endswith("RECIPE is hub_configs/msa-hippocampus/recipe.yaml of the project's repository\n")
+
+
 FAULTS = {
     "no_entry": ("warning", "has no label map"),
     "no_mask": ("error", "does not exist"),

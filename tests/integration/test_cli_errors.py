@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -249,6 +251,21 @@ EVALUATE = {
 def test_evaluate_refuses(refused, name):
     command, *said = EVALUATE[name]
     refused(f"evaluate {command}", *said)
+
+
+@pytest.mark.parametrize("place", ["IN/file", "IN/file/deep/er", "IN/set"])
+def test_evaluate_refuses_a_place_before_it_scores(refused, inputs, monkeypatch, place):
+    def never(*_, **__):
+        raise AssertionError("scored before")
+
+    monkeypatch.setattr("medsam_adapter.cli.evaluate_run.evaluate_models", never)
+
+    def read_only(dir):  # tests may run as root, who may write anywhere
+        assert dir == inputs / "set"
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    refused(f"evaluate sam-tiny --data IN/set --intensity percentile -o {place}", "cannot be written", "another folder")
 
 
 # -- the command line itself -------------------------------------------------------------------------------------------

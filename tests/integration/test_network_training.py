@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -258,6 +259,44 @@ def test_scores_of_the_data_of_before_are_not_shown_for_those_of_now(tmp_path, c
     assert "done before" not in said and f", {cases}, " in title
     scored = EvaluationResult.load(tmp_path / "compare" / "resunet" / "1-point")
     assert len({case.case_id for case in scored.cases}) == int(cases[0])
+
+
+def test_a_comparison_is_known_again_however_its_folders_are_spelled_and_after_a_move(
+    tmp_path, in_this_process, monkeypatch
+):
+    msd.write(tmp_path / "set")
+    file = tmp_path / "recipe.yaml"
+    file.write_text(recipe("set", "unused").to_yaml())
+    shutil.copytree(_base(), tmp_path / "sam")
+
+    def call(*places):
+        output, root, base = map(str, places)
+        words = ["--methods", "resunet,sam", "--epochs", "1", "--size", "tiny", "-o", output]
+        assert run(["compare", str(file), *words, "--data.path", root, "--model.base", base, "--max-cases", "1"]) == 0
+        return Path(output, "table.md").read_text()
+
+    monkeypatch.chdir(tmp_path)
+    table = call("cmp", "set", "sam")
+    done = len(in_this_process)
+    call(tmp_path / "cmp", tmp_path / "set", tmp_path / "sam")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    call("../cmp", "../elsewhere/../set", "../sam")
+    (tmp_path / "cmp").rename(tmp_path / "moved")
+    assert call("../moved", "../set", "../sam") == table and len(in_this_process) == done
+
+
+def _base():
+    from medsam_adapter.backbones import EMBEDDED
+
+    return EMBEDDED["sam-tiny"]
+
+
+def test_outcomes_of_before_are_read(tmp_path):
+    (tmp_path / "outcome.json").write_text(json.dumps({"key": "k", "results": {"box": "cmp/sam/box"}}))
+    assert Outcome.load(tmp_path).results == {"box": str(tmp_path / "box")}
+    Outcome.load(tmp_path).save(tmp_path)
+    assert json.loads((tmp_path / "outcome.json").read_text())["results"] == {"box": "box"}
 
 
 def test_the_title_says_how_many_cases_were_scored_and_how_long_each_was_trained(data, compare):

@@ -258,6 +258,14 @@ def test_cases_that_a_run_has_seen_are_told(run_folder, folder_data, tmp_path):
     ]
 
 
+def test_results_keep_which_model_has_seen_the_cases(run_folder, folder_data, tmp_path):
+    options = f"{run_folder} sam-tiny --part train --target liver --intensity ct:soft-tissue"
+    assert evaluate(options, folder_data, tmp_path) == 0
+    mine, other = (EvaluationResult.load(tmp_path / f"{name}_1-point").settings for name in ("mine", "sam-tiny"))
+    assert mine["seen_cases"] == "mine was trained or chosen on 1 of these 1 cases: its figures are too good."
+    assert other["seen_cases"] is None and "model-index: []" in (tmp_path / "mine_1-point/model_index.yaml").read_text()
+
+
 def test_the_current_folder_does_not_matter_to_what_a_run_has_seen(run_folder, folder_data, tmp_path, monkeypatch):
     """The recipe's path is relative; data.json says where the data lay when the run was started."""
     run = shutil.copytree(run_folder, tmp_path / "mine")

@@ -47,6 +47,7 @@ def compare_command(
     from medsam_adapter.evaluation.grids import print_grid
     from medsam_adapter.evaluation.published.protocols import protocol_of_layout
     from medsam_adapter.training.recipe import load_recipe
+    from medsam_adapter.training.recipe_reading import EXAMPLES
     from medsam_adapter.training.setup import open_data
 
     if show_list:
@@ -54,7 +55,7 @@ def compare_command(
             typer.echo(f"{name:<14}{method.group:<17}{method.title}: trains {method.what}")
         return
     if recipe is None:
-        raise RecipeError("there is no recipe to compare by", expected="msa compare RECIPE", hint="see hub_configs/")
+        raise RecipeError("there is no recipe to compare by", expected="msa compare RECIPE", hint=EXAMPLES)
     names = chosen(methods)
     loaded = load_recipe(recipe, context.args)
     if find_adapter_config_file(resolve_base(loaded.model.base)) is not None:

@@ -289,7 +289,15 @@ def _next_steps(path: Path, layout: str, channel: str, dataset: Dataset, summary
         given["intensity"] = dataset.intensity or ("ct:soft-tissue" if is_ct else "percentile")
     given["orientation"] = dataset.orientation or ""  # else that of the recipe would count
     options = "".join(f" --data.{name} {shlex.quote(value)}" for name, value in given.items() if value)
-    return f"next: msa train hub_configs/{recipe}/recipe.yaml --data.path {words}{options}"
+    return _training_command(recipe, f" --data.path {words}{options}")
+
+
+def _training_command(recipe: str, options: str) -> str:
+    """The command for one of the project's recipes, and where that is found if it is not here."""
+    file = Path("hub_configs", recipe, "recipe.yaml")
+    if file.is_file():
+        return f"next: msa train {file}{options}"
+    return f"next: msa train RECIPE{options}\n      RECIPE is {file.as_posix()} of the project's repository"
 
 
 app.command("phantom")(phantom_command)

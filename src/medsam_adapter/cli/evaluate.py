@@ -73,6 +73,7 @@ def evaluate_command(
     Example: msa evaluate outputs/mine sam-tiny --prompts 1-point
     """
     from medsam_adapter.cli.evaluate_outputs import report, report_comparison
+    from medsam_adapter.cli.output_folder import check_folder
     from medsam_adapter.errors import MSAInputError
 
     given = {
@@ -92,6 +93,8 @@ def evaluate_command(
             "there is no model to evaluate", expected="MODEL..., or --compare RESULTS RESULTS", found="none",
             hint="msa evaluate sam-tiny --data FOLDER, with --intensity for scans",
         )  # fmt: skip
+    folder = output or DEFAULT_OUTPUT
+    check_folder(folder)
     paper, asked = _protocol(protocol), None
     if replay:
         _refuse_beside("--replay", {key: value for key, value in given.items() if key != "--replay"} | {"--bank": bank})
@@ -111,7 +114,6 @@ def evaluate_command(
         models, chosen.dataset, {"intensity": intensity, "window": window, "orientation": orientation}
     )
     sizes = {"image_size": image_size} if image_size else {}
-    folder = output or DEFAULT_OUTPUT
     settings = dict(per=unit, targets=targets, seed=seed or 0, bank=bank, raters=raters, replay=asked)
     results = evaluate_models(models, chosen, kinds, settings, pictures | sizes, folder, as_json, protocol)
     if process_index() == 0:  # of the processes of `accelerate launch` one writes and prints

@@ -23,6 +23,7 @@ class Chosen:
         layout: the data set's.
         part: the part of the split that the cases are, or "all".
         notes: the data set's, where the part comes from, and what makes figures on it too good; a sentence each.
+        seen: {model as given: that it was trained or chosen on some of the cases, a sentence}; those only that were.
     """
 
     dataset: Dataset
@@ -30,6 +31,7 @@ class Chosen:
     layout: str
     part: str
     notes: list[str] = field(default_factory=list)
+    seen: dict[str, str] = field(default_factory=dict)
 
 
 def choose_cases(
@@ -84,7 +86,8 @@ def choose_cases(
         chosen.notes.append(f"Cases and prompts are those of {replay.file}.")
     else:
         _take_part(chosen, split, part, run, max_cases)
-    chosen.notes += _trained_on(models, chosen)
+    chosen.seen = _trained_on(models, chosen)
+    chosen.notes += chosen.seen.values()
     return chosen
 
 
@@ -125,23 +128,24 @@ def _take_part(chosen: Chosen, split: Path | None, part: str, run: Path | None, 
     chosen.notes.append(f"Cases: {taken}the {of_part} of the part {part} of {whose}.")
 
 
-def _trained_on(models: list[str], chosen: Chosen) -> list[str]:
-    """Of each run on this data set, how many of the cases it was trained or chosen on."""
+def _trained_on(models: list[str], chosen: Chosen) -> dict[str, str]:
+    """Of each run on this data set, how many of the cases it was trained or chosen on: see `Chosen.seen`."""
     from medsam_adapter.data.splits import load_split
 
-    notes = []
-    for run in map(Path, models):
+    told = {}
+    for model in models:
+        run = Path(model)
         if not (run / "split.json").is_file():
             continue
         parts, facts, dataset = load_split(run / "split.json"), _data_facts(run), chosen.dataset
         seen = {case_id for name in ("train", "val") for case_id in parts.get(name, ())}
         known = sum(case.case_id in seen for case in chosen.cases)
-        told = f"{run.name} was trained or chosen on {known} of these {len(chosen.cases)} cases"
+        said = f"{run.name} was trained or chosen on {known} of these {len(chosen.cases)} cases"
         if known and _is_same(_data_path(run), dataset.root):
-            notes.append(f"{told}: its figures are too good.")
+            told[model] = f"{said}: its figures are too good."
         elif known and not Path(_data_path(run)).exists() and facts.get("name") == dataset.name:
-            notes.append(f"{told} if its data, {dataset.name}, is this one: then its figures are too good.")
-    return notes
+            told[model] = f"{said} if its data, {dataset.name}, is this one: then its figures are too good."
+    return told
 
 
 def _recipe_data(run: Path) -> dict:

@@ -1,4 +1,4 @@
-"""What `msa evaluate` leaves behind: files in the output folder, tables on the screen or JSON."""
+"""What `msa evaluate` says of its results: tables in files and on the screen, or JSON."""
 
 from __future__ import annotations
 
@@ -17,11 +17,6 @@ COMPARED_METRICS = ("dice", "hd95_mm")
 """Without a protocol. IoU orders masks as Dice does."""
 
 
-def result_folder(output: Path, name: str, prompts: str, is_only: bool) -> Path:
-    """Where one result goes: the output folder itself if there is no other."""
-    return output if is_only else output / f"{name.replace('/', '_')}_{prompts}"
-
-
 def model_names(models: list[str]) -> dict[str, str]:
     """{model as given: name in tables}: its last part, or more of it where two would be the same."""
     names = {model: Path(model).name or model for model in models}
@@ -31,19 +26,6 @@ def model_names(models: list[str]) -> dict[str, str]:
     if len(set(names.values())) < len(names):
         names = {model: f"{name}/{number}" for number, (model, name) in enumerate(names.items(), 1)}
     return names
-
-
-def write_result(result: EvaluationResult, folder: Path, pictures: list) -> None:
-    """results.json, results.csv, prompts.json, model_index.yaml and, of those there are, best_median_worst.png of one
-    result."""
-    from medsam_adapter.evaluation.exports import write_model_index
-    from medsam_adapter.evaluation.pictures import write_extremes
-
-    picture = folder / "best_median_worst.png"
-    result.save(folder)
-    picture.unlink(missing_ok=True)  # of an earlier evaluation: this one may have none
-    write_model_index(folder / "model_index.yaml", result.model, [result])
-    write_extremes(picture, pictures)
 
 
 def report(

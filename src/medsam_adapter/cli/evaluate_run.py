@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medsam_adapter.cli.evaluate_cases import has_settings
-from medsam_adapter.cli.evaluate_outputs import model_names, result_folder, write_result
+from medsam_adapter.cli.evaluate_folder import remove_other_form, result_folder, write_result
+from medsam_adapter.cli.evaluate_outputs import model_names
 
 if TYPE_CHECKING:
     from medsam_adapter.cli.evaluate_cases import Chosen
@@ -44,6 +45,7 @@ def evaluate_models(
 
     is_main = join_processes()
     results, names = [], model_names(models)
+    is_only = len(names) == len(kinds) == 1
     number_of = {case.case_id: number for number, case in enumerate(chosen.cases)}
     for model in dict.fromkeys(models):
         predictor, name = open_predictor(model, **({} if has_settings(model) else pictures)), names[model]
@@ -67,11 +69,12 @@ def evaluate_models(
                 )  # fmt: skip
             result.settings |= {
                 "versions": versions(), "part": chosen.part, "layout": chosen.layout, "paper_protocol": paper_name,
-                "model_sha256": model_sha256(model),
+                "model_sha256": model_sha256(model), "seen_cases": chosen.seen.get(model),
             }  # fmt: skip
-            is_only = len(names) == len(kinds) == 1
             of_all = gather_extremes(scored)
             if is_main:
                 write_result(result, result_folder(output, name, kind, is_only), of_all)
             results.append(result)
+    if is_main:
+        remove_other_form(output, is_only)
     return results

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from medsam_adapter.cli.output_folder import check_folder
+
 
 def check_output(output: Path, scan, overlay: Path | None = None) -> None:
     """Refuses, before anything is encoded, files that cannot be written or that would take the place of the scan.
@@ -64,9 +66,4 @@ def _check_place(file: Path, scan_path: Path) -> None:
         raise OutputError("would lie among the files of the scan", file=file, expected="another folder")
     if file.is_dir():
         raise OutputError("is a folder", file=file, expected="the name of a file")
-    above = next(folder for folder in file.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise OutputError(
-            "cannot be written", file=above, expected="a folder that you may write to",
-            found="a read-only folder" if above.is_dir() else "a file",
-        )  # fmt: skip
+    check_folder(file.absolute().parent)

@@ -32,7 +32,7 @@ def train_command(
     if as_json and not dry_run:
         raise typer.BadParameter("belongs to --dry-run", param_hint="--json")
     logging.disable_progress_bar()
-    overrides = [*context.args, *(["--model.base", json.dumps(base)] if base else [])]
+    overrides = [*context.args, *(["--model.base", base] if base else [])]
     loaded = load_recipe(recipe, overrides)
     if dry_run:
         return _print_dry_run(loaded, as_json)

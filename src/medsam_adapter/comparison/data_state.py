@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from medsam_adapter.data.file_state import file_state
 from medsam_adapter.data.layouts import Dataset
@@ -21,5 +21,12 @@ def data_state(dataset: Dataset, split: Split) -> str:
         files += [case.image, *([case.label] if case.label else []), *case.channels, *case.raters.values()]
     # Cases in tables are no files of their own. An address on the Hub is a pure path, which knows no disk.
     files += sorted(Path(dataset.root, "data").glob("*.parquet"))
-    facts = [split, dataset.targets, [(str(file), file_state(file)) for file in files]]
+    facts = [split, dataset.targets, [(_name(file, dataset.root), file_state(file)) for file in files]]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _name(file: PurePath, root: PurePath) -> str:
+    """A file's name from the data set's folder on, so that it is the same however the way there is spelled."""
+    if file.is_relative_to(root):
+        return str(file.relative_to(root))
+    return str(file.resolve() if isinstance(file, Path) else file)

@@ -6,7 +6,6 @@ memory is its own. A method that is done is not done again; one that was interru
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -17,7 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medsam_adapter.comparison.contestants import CONTESTANTS, UNPROMPTED, ZERO_SHOT, Contestant
+from medsam_adapter.comparison.contestants import CONTESTANTS, UNPROMPTED, ZERO_SHOT
+from medsam_adapter.comparison.key import run_key
 from medsam_adapter.training.checkpoint import has_checkpoint
 from medsam_adapter.writing import write_text
 
@@ -29,12 +29,12 @@ class Outcome:
     """How one method fared.
 
     Attributes:
-        key: a hash of all that made it; another recipe, budget, split or state of the data makes another.
+        key: a hash of all that made it (`run_key`); another recipe, budget, split or state of the data makes another.
         failed: why it failed, "" if it did not.
         minutes: of training, reading and planning included, over all attempts that went on from each other.
         peak_mb: largest resident memory of the training process.
         trained_parameters: their number.
-        results: folders of results, by kind of prompts.
+        results: folders of results, by kind of prompts. In the file they are names of folders beside it.
     """
 
     key: str
@@ -45,14 +45,18 @@ class Outcome:
     results: dict[str, str] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        write_text(folder / OUTCOME, json.dumps(asdict(self), indent=1) + "\n")
+        names = {prompts: Path(place).name for prompts, place in self.results.items()}
+        write_text(folder / OUTCOME, json.dumps(asdict(self) | {"results": names}, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Outcome | None:
         """None where there is none that can be read."""
         try:
-            return cls(**json.loads((folder / OUTCOME).read_bytes()))
-        except (OSError, ValueError, TypeError):
+            outcome = cls(**json.loads((folder / OUTCOME).read_bytes()))
+            # Earlier versions wrote the whole way, from the folder that was the current one.
+            outcome.results = {prompts: str(folder / Path(place).name) for prompts, place in outcome.results.items()}
+            return outcome
+        except (OSError, ValueError, TypeError, AttributeError):
             return None
 
 
@@ -78,9 +82,9 @@ def run_method(
     """
     method, folder = CONTESTANTS[name], output / name
     folder.mkdir(parents=True, exist_ok=True)
-    words = _training_words(method, recipe, {**overrides, **method.overrides}, folder / "run")
-    made_of = json.dumps([words, recipe.read_text(encoding="utf-8"), evaluation, base, method.prompts, state])
-    key = hashlib.sha256(made_of.encode()).hexdigest()
+    overrides = {**overrides, **method.overrides}
+    words = _training_words(recipe, overrides, folder / "run")
+    key = run_key(recipe, overrides, evaluation, base, method.prompts, state)
     found = Outcome.load(folder)
     if found and found.key == key and not found.failed:
         say(f"{name}: done before, in {found.minutes:.1f} min")
@@ -116,10 +120,11 @@ def run_method(
     return outcome
 
 
-def _training_words(method: Contestant, recipe: Path, overrides: Mapping[str, Any], run: Path) -> list[str]:
+def _training_words(recipe: Path, overrides: Mapping[str, Any], run: Path) -> list[str]:
     # A value that replaces a whole section comes before single keys of it.
     pairs = sorted(overrides.items(), key=lambda pair: pair[0].count("."))
-    values = [word for key, value in pairs for word in (f"--{key}", json.dumps(value))]
+    words = [(f"--{key}", value if isinstance(value, str) else json.dumps(value)) for key, value in pairs]
+    values = [word for pair in words for word in pair]
     return ["train", str(recipe), *values, "--run.output", str(run), "--run.tracker", "none"]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..writing import write_text
+from ..writing import naming_write_errors, write_text
 from .grids import NOTHING, Cell, Grid, to_markdown
 from .metrics import METRIC_NAMES
 from .results import EvaluationResult
@@ -28,7 +28,8 @@ def write_tables(folder: Path, grids: Sequence[Grid], name: str = "table") -> No
     Args:
         grids: tables that stand below each other; the first is the one in the CSV file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with naming_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / f"{name}.md", "\n".join(map(to_markdown, grids)))
     write_text(folder / f"{name}.csv", to_csv(grids[0]))
     write_text(folder / f"{name}.tex", "\n".join(map(to_latex, grids)))
@@ -77,6 +78,8 @@ def latex_text(text: str) -> str:
 def model_index(name: str, results: Sequence[EvaluationResult]) -> list[dict[str, Any]]:
     """The `model-index` of a model card: the means of each result, overall and of each target.
 
+    Results on cases that the model was trained or chosen on are left out: the Hub shows figures without their notes.
+
     Args:
         name: the model's.
 
@@ -88,6 +91,8 @@ def model_index(name: str, results: Sequence[EvaluationResult]) -> list[dict[str
 
     found = []
     for result in results:
+        if result.settings.get("seen_cases"):
+            continue
         summary, settings = result.summary(), result.settings
         dataset = str(settings.get("dataset") or "unknown")
         arguments = {

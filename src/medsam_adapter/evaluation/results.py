@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import MSAInputError
-from ..writing import write_text
+from ..writing import naming_write_errors, write_text
 from .files import to_json
 from .metrics import METRIC_NAMES, MaskMetrics
 
@@ -107,7 +107,8 @@ class EvaluationResult:
         protocol: the prompts in words ("1 click", "box").
         cases: one entry for each case and target. Several entries of one pair (the objects of a picture, repeated draws
             of prompts) are averaged first and count as one.
-        settings: what is needed to do it again: seed, data set, split, versions.
+        settings: what is needed to do it again: seed, data set, split, versions; and `seen_cases`, a sentence where
+            the model was trained or chosen on some of the cases.
         raters: {name: the same masks scored against this person's marks alone}, where several marked the cases.
     """
 
@@ -181,9 +182,13 @@ class EvaluationResult:
         prompts.json (see `prompts`).
 
         Each file is complete or not there: it is written beside its place and then renamed. Returns the folder.
+
+        Raises:
+            OutputError: a full disk, or a folder that cannot be made or written to.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        with naming_write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         content = {
             "format_version": FORMAT_VERSION,
             "model": self.model,

@@ -211,7 +211,8 @@ def _how_asked(result: EvaluationResult) -> str:
     facts = [f"{key} {settings[key]}" for key in ("dataset", "part", "seed") if settings.get(key) not in (None, "")]
     times = [case.seconds for case in result.cases if not math.isnan(case.seconds)]
     facts += [f"{sum(times) / len(times):.1f} s a mask"] if times else []
-    return f"{result.model}, {result.protocol}: {', '.join(facts) or 'settings not stored'}"
+    seen = f". **{settings['seen_cases']}**" if settings.get("seen_cases") else ""
+    return f"{result.model}, {result.protocol}: {', '.join(facts) or 'settings not stored'}{seen}"
 
 
 def _listed(names: Sequence[str]) -> str:

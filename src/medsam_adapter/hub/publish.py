@@ -208,6 +208,8 @@ def _results(facts: RunFacts, options: PushOptions) -> tuple[list[tuple[Path, Ev
         )  # fmt: skip
     notes = [f"{len(stale)} results are of other weights and are left out"] if stale else []
     notes += [] if own or facts.best["val_dice"] is not None else ["nothing was measured, and the card says so"]
+    seen = [str(told) for _, result in own if (told := result.settings.get("seen_cases"))]
+    notes += [f"{told} The card says so, and the model-index leaves them out." for told in dict.fromkeys(seen)]
     return [*own, *(others if own else [])], notes
 
 

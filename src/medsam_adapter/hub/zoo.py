@@ -78,6 +78,7 @@ def _runs_below(folder: Path) -> list[Path]:
 
 def _of_run(facts: RunFacts) -> ZooEntry:
     own = [result for _, result in facts.stored_results() if facts.is_own(result)]
+    own = [result for result in own if not result.settings.get("seen_cases")]
     dice, dice_of = facts.best["val_dice"], "validation"
     if own:
         dice = own[0].summary().overall.dice.mean

@@ -64,7 +64,10 @@ def join(prompt: ObjectPrompt, more: ObjectPrompt) -> None:
 
 
 def rows_of(file: Path, columns: tuple[str, ...], needed: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
-    """(number of the line, {column: text without spaces around it}); columns may also be parted by semicolons.
+    """(number of the line, {column: text without spaces around it}).
+
+    Columns are parted by commas, semicolons or tabs, or as a first line `sep=;` says; capitals in their names count as
+    small letters.
 
     Raises:
         DataError: no such file, no CSV, a column that is not among `columns` or is there twice, or one of `needed` that
@@ -72,13 +75,16 @@ def rows_of(file: Path, columns: tuple[str, ...], needed: tuple[str, ...]) -> li
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
-        first = text.partition("\n")[0]
-        reader = csv.DictReader(
-            io.StringIO(text, newline=""), delimiter=";" if ";" in first and "," not in first else ","
-        )
-        header = [name.strip() for name in reader.fieldnames or []]
+        first, _, rest = text.partition("\n")
+        num_before, separator = 0, ""
+        if first.lower().startswith("sep="):  # a line of Excel's own
+            num_before, separator, text = 1, first[len("sep=") :][:1], rest
+            first = rest.partition("\n")[0]
+        separator = separator or next((mark for mark in ",;\t" if mark in first), ",")
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
+        header = [name.strip().lower() for name in reader.fieldnames or []]
         reader.fieldnames = header
-        rows = [(reader.line_num, row) for row in reader]
+        rows = [(num_before + reader.line_num, row) for row in reader]
     except OSError as error:
         raise DataError("cannot be read", file=file, found=error.strerror, hint="check the spelling") from error
     except (ValueError, csv.Error) as error:

@@ -149,5 +149,5 @@ def check_ssl_recipe(recipe: SslRecipe, file: str | Path | None = None) -> None:
     if not recipe.sources:
         raise RecipeError(
             "the recipe names no pictures", file=file, expected="sources: a list of tables", found="none",
-            hint="sources: [{kind: folder, path: FOLDER}]; see hub_configs/ssl-tiny/recipe.yaml",
+            hint="sources: [{kind: folder, path: FOLDER}]; see hub_configs/ssl-tiny in the project's repository",
         )  # fmt: skip

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from medsam_adapter.cli.evaluate_outputs import report, write_result
+from medsam_adapter.cli.evaluate_folder import remove_other_form, result_folder, write_result
+from medsam_adapter.cli.evaluate_outputs import report
 from medsam_adapter.cli.main import run
 from medsam_adapter.evaluation.metrics import MaskMetrics
 from medsam_adapter.evaluation.results import CaseResult, EvaluationResult
@@ -83,3 +84,39 @@ def test_files_of_an_earlier_evaluation_do_not_stay_beside_new_results(tmp_path,
         "own.txt", "results.json", "results.csv", "prompts.json", "model_index.yaml", "table.md", "table.csv",
         "table.tex",
     }  # fmt: skip
+
+
+def _files(folder) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def _write(output, *models) -> None:
+    for model in models:
+        write_result(result(model), result_folder(output, model, "1-point", len(models) == 1), [])
+    remove_other_form(output, len(models) == 1)
+
+
+@pytest.mark.parametrize(("before", "now"), [(["one"], ["one", "two"]), (["one", "two"], ["one"])])
+def test_an_evaluation_of_the_other_form_does_not_stay_beside_a_new_one(tmp_path, before, now):
+    _write(tmp_path / "new", *now)
+    _write(tmp_path / "both", *before)
+    _write(tmp_path / "both", *now)
+    assert _files(tmp_path / "both") == _files(tmp_path / "new")
+    assert len(list((tmp_path / "both").iterdir())) == len(list((tmp_path / "new").iterdir()))
+
+
+def test_what_another_command_has_written_stays_beside_a_new_evaluation(tmp_path):
+    result("one").save(tmp_path / "api" / "one_1-point")  # from Python
+    _write(tmp_path / "by_name", "one")  # into a folder that the user has named
+    _write(tmp_path / "one_1-point", "one")
+    (tmp_path / "one_1-point" / "table.md").write_text("its own table")
+    (tmp_path / "other_1-point").mkdir()
+    (tmp_path / "other_1-point" / "results.json").write_text("[]")
+    before = _files(tmp_path)
+    _write(tmp_path, "one")
+    assert before <= _files(tmp_path)
+    _write(tmp_path / "api", "one")
+    assert (tmp_path / "api" / "one_1-point" / "results.json").exists()
+    result("one").save(tmp_path / "mine")
+    _write(tmp_path / "mine", "one", "two")
+    assert (tmp_path / "mine" / "results.json").exists()

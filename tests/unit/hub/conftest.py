@@ -73,12 +73,13 @@ def make_run(randomise, tmp_path):
 
 @pytest.fixture
 def add_result():
-    """add_result(run, model=None, dice=0.7, sha256=None) -> the folder of an evaluation in the run folder."""
+    """add_result(run, model=None, dice=0.7, sha256=None, **settings) -> the folder of an evaluation in the run."""
     from medsam_adapter.evaluation.metrics import MaskMetrics
     from medsam_adapter.evaluation.model_hash import model_sha256
     from medsam_adapter.evaluation.results import CaseResult, EvaluationResult
 
-    def add(run, model: str | None = None, dice: float = 0.7, sha256: str | None = None, folder: str = "evaluation"):
+    def add(run, model: str | None = None, dice: float = 0.7, sha256: str | None = None, folder: str = "evaluation",
+            **more):  # fmt: skip
         cases = [
             CaseResult(
                 "c1", target, MaskMetrics(dice + shift, dice / 2, 3.0, 9, 10), {"points": [[1.0, 2.0, 3.0]]}, 0.5
@@ -87,7 +88,7 @@ def add_result():
         ]
         settings = {
             "protocol": "1-point", "per": "volume", "seed": 3, "data": "/home/doctor/secret project/scans",
-            "dataset": "Livers", "part": "test", "model_sha256": sha256 or model_sha256(run),
+            "dataset": "Livers", "part": "test", "model_sha256": sha256 or model_sha256(run), **more,
         }  # fmt: skip
         result = EvaluationResult(model or run.name, "1-point per volume", cases, settings)
         (run / folder).mkdir(parents=True, exist_ok=True)

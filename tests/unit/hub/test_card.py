@@ -63,6 +63,17 @@ def test_it_says_what_a_reader_asks_for(run, add_result):
     assert "co2_eq_emissions" not in facts
 
 
+def test_figures_on_cases_it_was_trained_on_are_named_so_and_are_no_model_index(run, add_result):
+    said = "msa-liver was trained or chosen on 1 of these 1 cases: its figures are too good."
+    add_result(run, seen_cases=said)
+    text = card(run)
+    assert said in text[text.index("## Numbers") : text.index("## Made with")]
+    assert "model-index" not in metadata_of(text) and "| Dice | msa-liver |" in text
+    add_result(run, dice=0.6, folder="evaluation/test")
+    metrics = [m for result in metadata_of(card(run))["model-index"][0]["results"] for m in result["metrics"]]
+    assert {m["value"] for m in metrics if m["type"] == "dice"} == {0.6, 0.7, 0.5}
+
+
 def test_trained_share_is_that_of_the_model(run):
     total, trained = count_parameters(RunFacts.read(run))
     model = MSAModel.from_pretrained(run, is_trainable=True)

@@ -40,6 +40,12 @@ def test_without_results_the_validation_counts(hub, run):
     assert entry.dice == 0.81 and entry.dice_of == "validation"
 
 
+def test_figures_on_cases_it_was_trained_on_are_not_its_score(run, add_result):
+    add_result(run, seen_cases="its figures are too good.")
+    [entry], _ = local_adapters([run])
+    assert (entry.dice, entry.dice_of) == (0.81, "validation")
+
+
 @pytest.mark.parametrize(
     "metadata",
     [

@@ -80,6 +80,25 @@ def test_columns_in_any_order_semicolons_and_a_mark_of_excel(folder, tmp_path):
     assert read_prompts(table(tmp_path, "case,x0,y0,x1,y1\np,1,2,3,4\n"))["p"]["object"].boxes == [(1, 2, 3, 4)]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Case,Object,X,Y,Z\np1,liver,1,2,3\n",
+        "case\tobject\tx\ty\tz\np1\tliver\t1\t2\t3\n",
+        "sep=;\ncase;object;x;y;z\np1;liver;1;2;3\n",
+        "\ufeffsep=\t\r\nCASE\tObject \tx\ty\tz\r\np1\tliver\t1\t2\t3\r\n",
+        'sep=,\n"case","object","x","y","z"\n"p1","liver",1,2,3\n',
+    ],
+)
+def test_tables_as_excel_and_r_write_them(tmp_path, text):
+    assert read_prompts(table(tmp_path, text)) == {"p1": {"liver": ObjectPrompt([(1, 2, 3)], [1])}}
+
+
+def test_rows_are_counted_with_the_line_that_names_the_separator(tmp_path):
+    with pytest.raises(DataError, match="row 3: x without y"):
+        read_prompts(table(tmp_path, "sep=;\ncase;x;y\np1;1;\n"))
+
+
 def test_labels_are_numbers_as_given_or_names_as_they_come(folder, tmp_path):
     file = table(tmp_path, "case,object,x,y\np3,7,1,2\np1,2,1,2\n")
     cases = ask_prompts(find_cases(folder), file, folder)
@@ -118,7 +137,7 @@ def test_a_case_that_is_not_there_becomes_one_that_will_fail(folder, tmp_path):
         ("case,x,y\n", "no prompt"),
         ("", "other columns"),
         ("case,x,y,z,x\np1,1,2,3,4\n", "names a column twice[\\s\\S]*found: x"),
-        ("case,x,Y\np1,1,2\n", "other columns"),
+        ("case,x,why\np1,1,2\n", "other columns"),
         ("x,y\n1,2\n", "other columns"),
         ("case,text\np1,the liver, and more\n", "line 2 has more columns"),
     ],

@@ -54,8 +54,9 @@ def test_mistakes_are_named(tmp_path, text, overrides, said):
 
 
 def test_a_missing_recipe_is_named(tmp_path):
-    with pytest.raises(RecipeError, match="nowhere.yaml"):
-        load_recipe(tmp_path / "nowhere.yaml")
+    with pytest.raises(RecipeError, match="nowhere.yaml") as error:
+        load_recipe(tmp_path / "here" / "nowhere.yaml")
+    assert "repository" in error.value.hint
 
 
 @pytest.mark.parametrize("file", sorted(REPO.glob("hub_configs/msa-*/recipe.yaml")), ids=lambda f: f.parent.name)
@@ -81,6 +82,39 @@ def test_a_bare_no_is_no(tmp_path):
     assert load_recipe(tmp_path, ["--optim.mixed_precision", "no"]).optim.mixed_precision == "no"
     with pytest.raises(RecipeError, match="mixed_precision"):
         load_recipe(tmp_path, ["--optim.mixed_precision", "yes"])
+
+
+WORDS = ("runs/fold #2", "a: b", "off", "2024-01-01", "123", "007", "1e3", "[x", "{a: b}", "'q'", "null #", "-5")
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_text_on_the_command_line_is_taken_as_it_stands(tmp_path, word):
+    recipe = load_recipe(write(tmp_path, ""), ["--run.output", word, f"--data.path={word}", "--data.split", word])
+    assert (recipe.run.output, recipe.data.path, recipe.data.split) == (word, word, word)
+
+
+def test_an_empty_recipe_takes_overrides(tmp_path):
+    assert load_recipe(write(tmp_path, "null"), ["--data.path", "a"]).data.path == "a"
+
+
+@pytest.mark.parametrize("word", ["null", ""])
+def test_what_may_be_empty_is_emptied_on_the_command_line(tmp_path, word):
+    file = write(tmp_path, "data: {split: a.json, channel: t1, max_val_cases: 3}")
+    recipe = load_recipe(file, ["--data.split", word, "--data.channel", "", "--data.max_val_cases", "null"])
+    assert (recipe.data.split, recipe.data.channel, recipe.data.max_val_cases) == (None, "", None)
+
+
+@pytest.mark.parametrize("word", ["1", "007", "0x10", "1_000", "1.50", "2024-01-01", "off", "t1"])
+def test_text_in_a_recipe_is_taken_as_it_is_written(tmp_path, word):
+    recipe = load_recipe(write(tmp_path, f"data:\n  channel: {word}  # a comment\n  targets: [{word}, b]\n"))
+    assert recipe.data.channel == word and recipe.data.targets == [word, "b"]
+    assert load_recipe(write(tmp_path, recipe.to_yaml())) == recipe
+
+
+def test_a_list_on_the_command_line_takes_the_place_of_that_in_the_file(tmp_path):
+    file = write(tmp_path, "data: {targets: [007, 8]}")
+    assert load_recipe(file, ["--data.targets", "[1, 2, c]"]).data.targets == ["1", "2", "c"]
+    assert make_recipe({"data": {"channel": 1}}).data.channel == "1"
 
 
 NUMBERS = sorted(
