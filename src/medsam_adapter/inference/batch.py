@@ -152,10 +152,10 @@ def _settle(predictor, case: BatchCase, output: Path, carry: bool, manifest: Man
                 hint="it may need more memory than there is; --retry-failed tries again",
             )  # fmt: skip
         voxels = _predict(predictor, case, path, carry)
-    except OutputError:
-        _note_interruption(manifest, turn)
-        raise
     except Exception as error:
+        if _is_no_room(error):
+            _note_interruption(manifest, turn)
+            raise
         if isinstance(error, torch.AcceleratorError):  # the device is lost to this process, and to all cases after
             raise
         why = _why(error, case)
@@ -173,15 +173,7 @@ def _predict(predictor: MSAPredictor, case: BatchCase, path: Path, carry: bool) 
     scan = read_scan(case.image)
     prompts = [_fit(prompt, scan) for prompt in case.prompts]
     labels = predictor.predict_labels(predictor.encode(scan), prompts, carry, labels=case.labels)
-    try:
-        write_mask(path, labels, scan, dict(zip(case.labels, case.names, strict=True)))
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        raise OutputError(
-            "cannot be written", file=path, found=error.strerror,
-            hint="make room, and run the same command again: it goes on",
-        ) from error  # fmt: skip
+    write_mask(path, labels, scan, dict(zip(case.labels, case.names, strict=True)))
     return int(np.count_nonzero(labels))
 
 
@@ -212,6 +204,11 @@ def _digest(predictor: MSAPredictor, case: BatchCase, model_id: str, carry: bool
         rules, carry,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _is_no_room(error: Exception) -> bool:
+    """Whether no other case could be written either."""
+    return isinstance(error, OutputError) and getattr(error.__cause__, "errno", None) in _NO_ROOM
 
 
 def _why(error: Exception, case: BatchCase) -> str:

@@ -1,4 +1,4 @@
-"""A disk that is full while a mask is written: it is named, and no mask is there. Some writers lose it without a word."""
+"""A disk that is full while a mask is written is named, and no mask is there; some writers would not say a word."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medsam_adapter.data import mask_writing
 from medsam_adapter.data.io import read_label, read_scan
 from medsam_adapter.errors import DataError, OutputError
 from medsam_adapter.inference import batch
@@ -166,17 +167,28 @@ def test_broken_cases_are_named_and_stop_nothing(predictor, scans, tmp_path, mon
     assert [r.case_id for r in predict_cases(predictor, broken, output, retry_failed=True)][-1] == "ground"
 
 
-def test_no_room_stops_everything_and_settles_nothing(predictor, scans, tmp_path, monkeypatch):
-    def write(path, *_):
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+@pytest.mark.parametrize("output_name", ["v0.nii.gz", "v0.mha", "v0.nrrd"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+def test_no_room_stops_everything_and_settles_nothing(predictor, scans, tmp_path, monkeypatch, number, output_name):
+    def full(*_):
+        raise OSError(number, os.strerror(number))
 
-    output = tmp_path / "out"
-    monkeypatch.setattr(batch, "write_mask", write)
-    with pytest.raises(OutputError, match="No space left"):
-        list(predict_cases(predictor, cases_of(scans), output))
+    output, first, *others = tmp_path / "out", *cases_of(scans)
+    cases = [replace(first, output=output_name), *others]
+    monkeypatch.setattr(mask_writing, "_flush", full)
+    with pytest.raises(OutputError, match=f"{output_name}: cannot be written"):
+        list(predict_cases(predictor, cases, output))
     assert turns(output) == {"v0": [STARTED, INTERRUPTED]}
     monkeypatch.undo()
-    assert len(list(predict_cases(predictor, cases_of(scans), output))) == 4
+    assert len(list(predict_cases(predictor, cases, output))) == 4
+
+
+def test_a_case_whose_name_is_taken_by_a_folder_has_failed_alone(predictor, scans, tmp_path):
+    output = tmp_path / "out"
+    (output / "v0.nii.gz").mkdir(parents=True)
+    results = list(predict_cases(predictor, cases_of(scans), output))
+    assert [result.is_done for result in results] == [False, True, True, True]
+    assert "v0.nii.gz: cannot be written" in results[0].why and "Is a directory" in results[0].why
 
 
 def test_an_interruption_is_no_death(predictor, scans, tmp_path, monkeypatch):
