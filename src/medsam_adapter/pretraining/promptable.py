@@ -264,7 +264,7 @@ def pretrain_promptable(
                 "seconds": round(time.perf_counter() - began, 1),
             }
             if is_main:
-                with (output / "log.jsonl").open("a") as log:
+                with naming_write_errors(output / "log.jsonl"), (output / "log.jsonl").open("a") as log:
                     log.write(json.dumps(row) + "\n")
             progress.set_postfix(loss=row["loss"], first=row["dice_first"], last=row["dice_last"], refresh=False)
             window = []
