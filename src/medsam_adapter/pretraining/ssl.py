@@ -38,7 +38,6 @@ from medsam_adapter.pretraining.tokens import embed_patches
 from medsam_adapter.training.checkpoint import (
     clear_checkpoints,
     load_checkpoint,
-    refuse_earlier_run,
     restore_weights,
     save_checkpoint,
     trainable_state,
@@ -46,8 +45,9 @@ from medsam_adapter.training.checkpoint import (
 from medsam_adapter.training.interruption import Signals, interrupted
 from medsam_adapter.training.processes import make_accelerator, refuse_sharding
 from medsam_adapter.training.run_folder import truncate_log, versions
+from medsam_adapter.training.run_lock import RunLock
 from medsam_adapter.training.schedule import learning_rate_factor
-from medsam_adapter.writing import write_text
+from medsam_adapter.writing import naming_write_errors, write_text
 
 OBJECTIVES = ("emix", "shed", "mae", "stay")
 
@@ -124,15 +124,14 @@ def pretrain_ssl(
         overwrite: an earlier run in the folder is removed; without it and `resume` it is refused.
 
     Raises:
-        MSAInputError: what the user can mend in recipe, base or sources.
+        MSAInputError: what the user can mend in recipe, base or sources, or a folder in which another process trains.
         MSAError: a loss that is not a number; the batch's pictures are in the text.
     """
     check_ssl_recipe(recipe)
-    if not (resume or overwrite):
-        refuse_earlier_run(Path(output))
     accelerator = make_accelerator(recipe.mixed_precision)
     refuse_sharding(accelerator, "msa pretrain ssl")
-    return _Run(recipe, Path(output), accelerator, show_progress).fit(resume, stop_after)
+    with RunLock(Path(output), resume or overwrite) as lock:
+        return _Run(recipe, Path(output), accelerator, show_progress).fit(resume, stop_after, lock)
 
 
 class _Run:
@@ -160,14 +159,13 @@ class _Run:
         self.last_check: dict[str, float] = {}
         self.rows: list[dict[str, float]] = []  # losses of the steps that are not logged yet
 
-    def fit(self, resume: bool, stop_after: int | None) -> SslResult:
+    def fit(self, resume: bool, stop_after: int | None, lock: RunLock) -> SslResult:
         recipe, accelerator = self.recipe, self.accelerator
         state = load_checkpoint(self.folder, tqdm.write) if resume else None
         held = self._held_pictures()
-        if self.is_main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not state:
-                clear_checkpoints(self.folder)
+        lock.take()
+        if self.is_main and not state:
+            clear_checkpoints(self.folder)
         wrapped, optimizer = accelerator.prepare(self.objective, self.optimizer)
         if state:
             self._restore(state, optimizer)  # a recipe that does not fit must not replace the one that does
@@ -257,7 +255,7 @@ class _Run:
 
     def _log(self, row: dict) -> None:
         if self.is_main:
-            with (self.folder / "log.jsonl").open("a") as file:
+            with naming_write_errors(self.folder / "log.jsonl"), (self.folder / "log.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
     def _start_log(self) -> None:

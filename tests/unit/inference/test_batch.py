@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medsam_adapter import file_locks
 from medsam_adapter.data import mask_writing
 from medsam_adapter.data.io import read_label, read_scan
 from medsam_adapter.errors import DataError, OutputError
@@ -282,16 +283,14 @@ def test_one_at_a_time_in_a_process(predictor, scans, tmp_path):
 
 
 def test_a_file_system_without_locks_is_an_error(tmp_path, monkeypatch):
-    from medsam_adapter.inference import claims
-
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(claims.fcntl, "lockf", refuse)
+    monkeypatch.setattr(file_locks.fcntl, "lockf", refuse)
     with pytest.raises(DataError, match="without locks"), Manifest.open(tmp_path):
         pass
     monkeypatch.undo()
-    monkeypatch.setattr(claims, "fcntl", None)
+    monkeypatch.setattr(file_locks, "fcntl", None)
     with Manifest.open(tmp_path):
         pass
     monkeypatch.setenv("WORLD_SIZE", "2")
