@@ -298,7 +298,8 @@ class _Run:
             if self.skipped:
                 lines = "".join(json.dumps(row) + "\n" for row in self.skipped.values())
                 write_text(self.folder / "skipped.jsonl", lines)
-            save_result(self.model, self.folder, self.recipe)
+            with naming_write_errors(self.folder):
+                save_result(self.model, self.folder, self.recipe)
             save_checkpoint(self.folder, state, self.step)  # last: who finds it finds all the rest
         self.accelerator.wait_for_everyone()
 
