@@ -29,6 +29,7 @@ from medsam_adapter.inference.batch_output import refuse_overwriting
 from medsam_adapter.inference.predictor import MSAPredictor
 from medsam_adapter.processing_msa import check_point
 from medsam_adapter.prompts.types import ObjectPrompt
+from medsam_adapter.writing import naming_write_errors
 
 MAX_DEATHS = 3
 """A case that so many processes died of, one after another, has failed."""
@@ -159,6 +160,9 @@ def _settle(predictor, case: BatchCase, output: Path, carry: bool, manifest: Man
         if isinstance(error, torch.AcceleratorError):  # the device is lost to this process, and to all cases after
             raise
         why = _why(error, case)
+        if manifest.wrote(case.case_id, case.output):  # for another question: nobody is to take it for this one's
+            with naming_write_errors(path):
+                path.unlink(missing_ok=True)
         manifest.write(replace(turn, status=FAILED, why=why, seconds=_since(began)))
         return BatchResult(case.case_id, None, why, seconds=_since(began))
     except BaseException:  # Ctrl-C: nobody died

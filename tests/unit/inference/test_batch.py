@@ -184,6 +184,33 @@ def test_no_room_stops_everything_and_settles_nothing(predictor, scans, tmp_path
     assert len(list(predict_cases(predictor, cases, output))) == 4
 
 
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_a_case_that_fails_keeps_no_mask_of_an_earlier_question(
+    predictor, scans, tmp_path, monkeypatch, is_interrupted
+):
+    output, case = tmp_path / "out", cases_of(scans)[0]
+    list(predict_cases(predictor, [case], output))
+    other = BatchCase("v0", case.image, [ObjectPrompt([(9.0, 8.0, 99.0)], [1])])
+    if is_interrupted:
+        monkeypatch.setattr(batch, "read_scan", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            list(predict_cases(predictor, [other], output))
+        monkeypatch.undo()
+        assert (output / "v0.nii.gz").is_file()  # nothing is known yet
+    (result,) = predict_cases(predictor, [other], output)
+    assert not result.is_done and not (output / "v0.nii.gz").exists()
+    (result,) = predict_cases(predictor, [case], output)
+    assert result.is_done and (output / "v0.nii.gz").is_file()
+
+
+def test_a_case_that_fails_leaves_a_file_that_no_prediction_wrote(predictor, scans, tmp_path):
+    output, case = tmp_path / "out", cases_of(scans)[0]
+    output.mkdir()
+    (output / "v0.nii.gz").write_bytes(b"of somebody")
+    (result,) = predict_cases(predictor, [replace(case, image=scans / "gone.nii.gz")], output)
+    assert not result.is_done and (output / "v0.nii.gz").read_bytes() == b"of somebody"
+
+
 def test_a_case_whose_name_is_taken_by_a_folder_has_failed_alone(predictor, scans, tmp_path):
     output = tmp_path / "out"
     (output / "v0.nii.gz").mkdir(parents=True)
