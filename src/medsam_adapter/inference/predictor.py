@@ -61,6 +61,8 @@ class MSAPredictor:
 
     The scan is encoded once for each adapter that is asked, prepared as that adapter's repo says, and never decoded by
     another, nor by one that has been loaded under its name since.
+
+    It cannot be sent to other processes (it holds locks and embeddings): open it in each worker.
     """
 
     def __init__(
