@@ -39,6 +39,7 @@ class RunLock:
         self.folder, self.replaces = folder, replaces
         self._place = folder.resolve()
         self._file: IO | None = None
+        self._has_tried = self._is_removed = False
 
     def __enter__(self) -> RunLock:
         self._together(self.folder.is_dir())
@@ -46,7 +47,8 @@ class RunLock:
 
     def __exit__(self, *_) -> None:
         if self._file is not None:
-            _remove(self._place / FILE)  # before it is given up: whoever comes makes a new one
+            if self._is_removed:  # before it is given up: whoever comes makes a new one
+                _remove(self._place / FILE)
             self._file.close()
             self._file = None
             self._held.discard(self._place)
@@ -57,19 +59,21 @@ class RunLock:
         Raises:
             OutputError: as entering, or the folder cannot be made.
         """
+        self._is_removed = True  # also what a killed run left; one that is refused leaves all as it is
         self._together(True)
 
     def _together(self, is_due: bool) -> None:
-        refusal = None
+        refusal: Exception | None = None
         if process_index() == 0:
             try:
                 if not self.replaces:
                     refuse_earlier_run(self.folder)
-                if is_due and self._file is None:
+                if is_due and not self._has_tried:
                     self._lock()
+                    self._has_tried = True
                     if not self.replaces:
                         refuse_earlier_run(self.folder)  # one that has come and gone in between
-            except OutputError as error:
+            except (OutputError, OSError) as error:
                 self.__exit__()
                 refusal = error
         refusal = gather_list([refusal])[0]
@@ -81,19 +85,20 @@ class RunLock:
             self.folder.mkdir(parents=True, exist_ok=True)
         if self._place in self._held:
             raise self._taken("this process does, a second time")
-        file = None
+        path, file = self._place / FILE, None
+        self._is_removed |= not path.exists()
         try:
             while True:
-                file = (self._place / FILE).open("ab")
+                file = path.open("ab")
                 if not try_lock(file):
                     file.close()
                     raise self._taken(f"another process holds {self.folder / FILE}")
-                if _is_still(self._place / FILE, file):
+                if _is_still(path, file):
                     break
                 file.close()  # its owner has removed it as it left
         except OSError as error:  # what cannot be written is named when the run is
             if file is not None:
-                _remove(self._place / FILE)
+                _remove(path)
                 file.close()
             said = f"{self.folder} cannot be locked ({error.strerror}): see to it that nothing else trains there"
             tqdm.write(said, file=sys.stderr)

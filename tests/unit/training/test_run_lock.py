@@ -71,6 +71,8 @@ def test_a_second_training_does_not_begin(tmp_path, start, is_kept):
 def test_a_killed_training_keeps_nobody_out_and_nothing_is_left(tmp_path, replaces):
     with held_by_another(tmp_path):
         pass
+    with RunLock(tmp_path, replaces):  # and does not begin
+        pass
     assert (tmp_path / FILE).exists()
     for _ in range(2):
         with RunLock(tmp_path, replaces) as lock:
