@@ -7,6 +7,7 @@ mend it) and 1 for everything else.
 
 from __future__ import annotations
 
+import copyreg
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,6 +37,10 @@ class MSAError(Exception):
     ):
         self.problem, self.file, self.expected, self.found, self.hint = problem, file, expected, found, hint
         super().__init__(str(self))
+
+    def __reduce__(self):
+        """As it is, from process to process: whatever `__init__` of a class asks for, it is not asked again."""
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
     def __str__(self) -> str:
         lines = [f"{self.file}: {self.problem}" if self.file else self.problem]

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,15 +45,24 @@ def replacing(file: Path) -> Iterator[Path]:
     Raises:
         OutputError: a full disk, or a folder that cannot be written to. What was there before is as it was.
     """
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")  # several processes may write the same file
+    temporary = partial_name(file)
     with naming_write_errors(file):
         try:
             yield temporary
             temporary.replace(file)
-        except OSError:
+        except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
+
+
+def partial_name(path: Path) -> Path:
+    """A name beside a file or folder for what is not whole yet: hidden, with its suffix, and nobody else's.
+
+    Drawn by chance, since several processes may write the same file, and in containers and on other machines their
+    numbers are often the same. Killed processes leave such names: `.*-partial-NAME`.
+    """
+    return path.with_name(f".{secrets.token_hex(4)}-partial-{path.name}")
 
 
 def _as_os_error(error: OSError | SafetensorError) -> OSError:
@@ -66,7 +76,7 @@ def _as_os_error(error: OSError | SafetensorError) -> OSError:
 def _named(error: OSError, path: Path, hint: str | None) -> OutputError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(
-            "cannot be written: the disk is full", file=path, expected="room for the run's files",
+            "cannot be written: the disk is full", file=path, expected="room for it",
             found=_room(path), hint=hint or "make room, then try again",
         )  # fmt: skip
     return OutputError(

@@ -300,6 +300,17 @@ def test_ctrl_c_leaves_with_130(capsys, monkeypatch, inputs):
     assert "interrupted" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_no_bug_wherever_it_was_met(capsys, monkeypatch, inputs, number):
+    def full(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("medsam_adapter.data.check.check_dataset", full)
+    assert run(["data", "check", str(inputs / "set")]) == 2
+    error = capsys.readouterr().err
+    assert os.strerror(number) in error and "make room" in error and "unexpected" not in error
+
+
 def test_a_bug_is_named_as_one(capsys, monkeypatch, inputs):
     def bug(*_, **__):
         raise RuntimeError("first line\nsecond line")

@@ -28,6 +28,7 @@ from medsam_adapter.errors import RecipeError
 from medsam_adapter.training import loop, processes
 from medsam_adapter.training.checkpoint import load_checkpoint
 from medsam_adapter.training.recipe import load_recipe
+from medsam_adapter.training.run_lock import RunLock
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "hub_configs" / "accelerate"
@@ -125,6 +126,29 @@ def test_two_processes_train_the_adapters_of_one(one, make_recipe_file, config):
     stored = sum(file.stat().st_size for file in (folder / "adapter_model.safetensors",))
     assert stored == (one / "adapter_model.safetensors").stat().st_size  # no base beside the adapter
     MSAModel.from_pretrained(folder)
+
+
+REFUSED = """
+import sys
+from pathlib import Path
+from medsam_adapter.errors import OutputError
+from medsam_adapter.training.processes import join_processes
+from medsam_adapter.training.run_lock import RunLock
+
+join_processes()
+try:
+    RunLock(Path(sys.argv[1]), replaces=True).__enter__()
+except OutputError as error:
+    sys.stdout.write(f"refused: {error.problem}\\n")
+"""
+
+
+def test_all_processes_leave_a_folder_in_which_another_training_writes(tmp_path):
+    """The first one alone looks; the others would wait for it."""
+    (tmp_path / "refused.py").write_text(REFUSED)
+    with RunLock(tmp_path, replaces=True):
+        said = launch("cpu.yaml", tmp_path / "refused.py", tmp_path)
+    assert said.split("\n").count("refused: another training writes here") == 2
 
 
 # -- leaving -----------------------------------------------------------------------------------------------------------

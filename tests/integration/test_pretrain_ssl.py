@@ -426,7 +426,7 @@ def test_cli_train_takes_base(monkeypatch, tmp_path):
 
     asked = []
     monkeypatch.setattr(
-        loop, "train", lambda recipe, *rest, **more: asked.append(recipe) or (_ for _ in ()).throw(MSAError("x"))
+        loop, "train", lambda recipe, resume, overwrite: asked.append(recipe) or (_ for _ in ()).throw(MSAError("x"))
     )
     (tmp_path / "r.yaml").write_text("model: {base: facebook/sam-vit-base}\n")
     for extra in ([], ["--base", "outputs/ssl: 1"], ["--base=sam-tiny", "--optim.epochs", "3"]):

@@ -16,14 +16,14 @@ ROOT = Path(medsam_adapter.__file__).parent
 # A file may import from its own row and from rows above it. The longest matching entry counts.
 LAYERS = [
     ["__init__", "errors", "losses", "backbones", "data/sample", "prompts/types",
-     "baselines/names", "writing", "native"],
+     "baselines/names", "writing", "file_locks", "native"],
     ["data", "prompts", "adapters"],
     ["configuration_msa", "image_size", "frozen_features", "several_adapters", "model_opening", "hub/commit",
      "hub/push_model",
      "evaluation/metrics", "evaluation/results",
      "evaluation/files", "evaluation/grids", "evaluation/tables", "evaluation/overlays", "evaluation/sheets",
      "training/recipe", "training/recipe_bounds", "training/recipe_reading", "training/schedule", "training/checkpoint",
-     "training/processes", "training/sharded",
+     "training/processes", "training/sharded", "training/run_lock",
      "training/interruption"],
     ["modeling_msa", "processing_msa"],
     ["data/loader", "baselines", "inference", "pretraining", "training/objective", "training/run_folder"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from medsam_adapter import writing
 from medsam_adapter.errors import OutputError
 from medsam_adapter.inference.session import Session
 from medsam_adapter.training.run_folder import log_metrics, truncate_metrics
-from medsam_adapter.writing import naming_write_errors, write_text
+from medsam_adapter.writing import naming_write_errors, replacing, write_text
 
 
 @pytest.mark.parametrize(
@@ -59,6 +61,32 @@ def test_a_text_is_replaced_in_one_step(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="best.json: cannot be written: the disk is full"):
         write_text(file, "third")
     assert file.read_text() == "second" and [each.name for each in tmp_path.iterdir()] == ["best.json"]
+
+
+def test_processes_of_one_number_write_one_file_without_meeting(tmp_path, monkeypatch):
+    """In containers, and on machines that share a disk, the numbers of processes are often the same."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    file = tmp_path / "best.nii.gz"
+    with replacing(file) as first:
+        first.write_text("first")
+        with replacing(file) as second:
+            second.write_text("second")
+        assert first.name.startswith(".") and first.name.endswith("best.nii.gz") and first != second
+    assert file.read_text() == "first" and list(tmp_path.iterdir()) == [file]
+
+
+def test_names_of_what_is_not_whole_yet_are_made_in_one_place():
+    root = Path(writing.__file__).parent
+    found = {path.relative_to(root).as_posix() for path in root.rglob("*.py") if "os.getpid" in path.read_text()}
+    assert found == {"inference/batch_manifest.py"}  # which says who wrote a line
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_what_was_begun_is_removed_whatever_stops_it(tmp_path, error):
+    with pytest.raises(error), replacing(tmp_path / "file") as temporary:
+        temporary.write_text("half")
+        raise error
+    assert not list(tmp_path.iterdir())
 
 
 def test_half_a_row_of_metrics_is_dropped_on_resume(tmp_path):

@@ -6,6 +6,7 @@ MSA_DEBUG=1 shows tracebacks.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -84,6 +85,8 @@ def run(arguments: list[str] | None = None) -> int:
         return _say(str(error), error.exit_code)
     except OSError as error:
         _reraise_for_debugging()
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _say(f"a file cannot be written\n  found: {error.strerror}\n  next: make room, then try again", 2)
         if error.filename is None:
             return _say_unexpected(error)
         return _say(f"{error.filename}: cannot be read or written\n  found: {error.strerror}", 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError
+from ..writing import naming_write_errors, replacing
 from .kinds import (
     DICOM_SUFFIXES,
     PICTURE_MASK_SUFFIXES,
@@ -39,19 +41,23 @@ def write_mask(path: str | Path, mask_zyx: np.ndarray, like: Scan, names: dict[i
     Raises:
         DataError: another grid than `like`, not integers, negative labels, values that the format cannot hold, a volume
             written as a picture, a suffix that is lossy or unknown, or a DICOM SEG of what is not from DICOM.
+        OutputError: a full disk, or a folder that cannot be written to.
     """
     path, mask_zyx = Path(path), np.asarray(mask_zyx)
     data = _labels_to_write(path, mask_zyx, like)
     is_segmentation = has_suffix(path, DICOM_SUFFIXES)
     if not is_segmentation and not is_volume_file(path):
         _refuse_unfit_picture(path, data)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}-partial-{path.name}")
-    try:
-        if is_segmentation:
-            from .dicom.segmentation_writing import segmentation
+    dicom = None
+    if is_segmentation:
+        from .dicom.segmentation_writing import segmentation
 
-            segmentation(path, data, like, names).save_as(partial)
+        dicom = segmentation(path, data, like, names)  # reads the series: what fails here is no failed write
+    with naming_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        if dicom is not None:
+            dicom.save_as(partial)
         elif is_nifti(path):
             is_from_nifti = like.affine is not None and like.path is not None and is_nifti(like.path)
             affine = np.diag([*like.spacing_mm[::-1], 1.0]) if like.affine is None else like.affine
@@ -61,11 +67,8 @@ def write_mask(path: str | Path, mask_zyx: np.ndarray, like: Scan, names: dict[i
 
             save_metaimage(partial, data, like.spacing_mm, like.affine)
         else:
-            Image.fromarray(data[0]).save(partial)
+            _save_picture(partial, data[0])
         _flush(partial)  # a name that is there after a power cut is of a whole file
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 
@@ -91,6 +94,13 @@ def _labels_to_write(path: Path, mask_zyx: np.ndarray, like: Scan) -> np.ndarray
     if lowest < 0:
         raise DataError("a mask has no negative labels", file=path, expected="0 and above", found=str(lowest))
     return mask_zyx.astype(np.min_scalar_type(highest), copy=False)
+
+
+def _save_picture(path: Path, labels: np.ndarray) -> None:
+    """Pillow writes TIFF and BMP past Python, and takes half a block on a full disk for a whole one: not so here."""
+    encoded = io.BytesIO()
+    Image.fromarray(labels).save(encoded, Image.registered_extensions()[path.suffix.lower()])
+    path.write_bytes(encoded.getbuffer())
 
 
 def _flush(path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -246,7 +248,11 @@ def _chosen(array: np.ndarray, axis: int, count: int, channel: int | None, path:
 
 
 def save_metaimage(path: Path, array_zyx: np.ndarray, spacing_mm: tuple[float, ...], affine: np.ndarray | None) -> None:
-    """Writes (D, H, W) voxels compressed, not atomically; without an affine only the spacing goes along."""
+    """Writes (D, H, W) voxels compressed, not atomically; without an affine only the spacing goes along.
+
+    Raises:
+        OSError: the file is not whole, on a full disk, say; what is there of it is of no use.
+    """
     sitk = _simpleitk(path)
     image = sitk.GetImageFromArray(np.ascontiguousarray(array_zyx))
     image.SetSpacing([float(size) for size in spacing_mm[::-1]])
@@ -256,7 +262,30 @@ def save_metaimage(path: Path, array_zyx: np.ndarray, spacing_mm: tuple[float, .
         image.SetSpacing(sizes.tolist())
         image.SetDirection((lps[:3, :3] / sizes).ravel().tolist())
         image.SetOrigin(lps[:3, 3].tolist())
-    sitk.WriteImage(image, str(path), useCompression=True)
+    try:
+        sitk.WriteImage(image, str(path), useCompression=True)
+        is_whole = path.stat().st_size > 0 and _holds(sitk, path, array_zyx)  # ITK prints what it says of empty files
+    except RuntimeError as error:
+        raise _reason_of_loss(path, array_zyx, _last_words(error)) from error
+    if not is_whole:
+        raise _reason_of_loss(path, array_zyx, "what was written is not there")
+
+
+def _holds(sitk, path: Path, array_zyx: np.ndarray) -> bool:
+    image = _reader(sitk, path).Execute()
+    return np.array_equal(sitk.GetArrayViewFromImage(image), array_zyx)
+
+
+def _reason_of_loss(path: Path, array_zyx: np.ndarray, otherwise: str) -> OSError:
+    """ITK says nothing of what it could not write of a small file, and of larger ones not why: Python is asked."""
+    try:
+        with path.open("wb") as file:
+            file.write(np.ascontiguousarray(array_zyx).data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error
+    return OSError(errno.EIO, otherwise)
 
 
 def _last_words(error: RuntimeError) -> str:

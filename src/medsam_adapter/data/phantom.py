@@ -15,7 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from ..errors import DataError
-from ..writing import write_text
+from ..writing import naming_write_errors, replacing, write_text
 from .nifti import save_nifti
 from .phantom_anatomy import LABEL_NAMES, Anatomy, Grid, build_anatomy
 from .sample import Sample, Scan
@@ -203,6 +203,7 @@ def write_phantom_dataset(
 
     Raises:
         DataError: num_cases below 1, another data set in the folder, or as `make_phantom`.
+        OutputError: a full disk, or a folder that cannot be written to.
     """
     root = Path(root)
     if num_cases < 1:
@@ -225,8 +226,10 @@ def write_phantom_dataset(
         sample = make_phantom(seed * 100_003 + number, shape_zyx, spacing_mm)
         assert sample.labels is not None and sample.scan.affine is not None
         for folder, array in (("imagesTr", sample.scan.array), ("labelsTr", sample.labels)):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-            save_nifti(root / folder / name, array, sample.scan.affine)
+            with naming_write_errors(root / folder):
+                (root / folder).mkdir(parents=True, exist_ok=True)
+            with replacing(root / folder / name) as partial:
+                save_nifti(partial, array, sample.scan.affine)
         training.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
         if progress:
             progress(number + 1, num_cases)

@@ -24,11 +24,24 @@ def read_yaml(text: str) -> Any:
             more than 4 MiB, 50 levels or half a million values with aliases written out, or a scalar that is no value
             (a date such as 2024-99-99).
     """
+    return _read(text, _Loader)
+
+
+def read_yaml_as_written(text: str) -> Any:
+    """The same with every scalar as the text that stands there, such as "007", "off" and "2024-01-01".
+
+    Raises:
+        yaml.YAMLError: as `read_yaml`, but for keys that stand twice, and scalars that are no value.
+    """
+    return _read(text, getattr(yaml, "CBaseLoader", yaml.BaseLoader))
+
+
+def _read(text: str, loader: Any) -> Any:
     if len(text) > MAX_CHARACTERS:
         raise yaml.YAMLError(f"{len(text)} characters, and at most {MAX_CHARACTERS} are read")
     try:
         _refuse_bombs(text)
-        return yaml.load(text, _Loader)
+        return yaml.load(text, loader)
     except yaml.YAMLError:
         raise
     except (ValueError, TypeError, OverflowError, LookupError, AttributeError, RecursionError) as error:

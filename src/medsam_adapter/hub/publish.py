@@ -28,6 +28,7 @@ from medsam_adapter.hub.private_words import recipe_without_paths, refuse_privat
 from medsam_adapter.hub.push_model import MODEL_FILES, refuse_local_names, refuse_local_text_model
 from medsam_adapter.hub.run_facts import RunFacts
 from medsam_adapter.modeling_msa import MSAModel
+from medsam_adapter.writing import naming_write_errors, partial_name
 
 PLAIN_FILES = ("preprocessor_config.json", "versions.json", "data.json", "split.json", "metrics.jsonl", "best.json")
 EVALUATION = "evaluation/"
@@ -93,10 +94,26 @@ def push_run(
 
 
 def stage_run(run: Path, output: Path, options: PushOptions, *, token: str | bool | None = None) -> Staged:
-    """Write what would be published into a new folder, all of it or nothing; errors as `push_run`."""
+    """Write what would be published into a folder that is new or empty, all of it or nothing.
+
+    Raises:
+        CheckpointError: as `push_run`.
+        OutputError: a full disk, or a place that cannot be written to.
+    """
+    target = output.resolve()
+    partial = partial_name(target)
     with tempfile.TemporaryDirectory() as temporary:
         staged = _stage(run, Path(temporary), options, token)
-        shutil.copytree(temporary, output, dirs_exist_ok=True)
+        with naming_write_errors(output):
+            try:
+                for name in staged.files:
+                    (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(Path(temporary) / name, partial / name)
+                if target.is_dir():
+                    target.rmdir()  # empty; renaming onto a folder fails on some systems
+                partial.rename(target)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     return staged
 
 

@@ -29,6 +29,7 @@ from medsam_adapter.inference.batch_output import refuse_overwriting
 from medsam_adapter.inference.predictor import MSAPredictor
 from medsam_adapter.processing_msa import check_point
 from medsam_adapter.prompts.types import ObjectPrompt
+from medsam_adapter.writing import naming_write_errors
 
 MAX_DEATHS = 3
 """A case that so many processes died of, one after another, has failed."""
@@ -152,13 +153,16 @@ def _settle(predictor, case: BatchCase, output: Path, carry: bool, manifest: Man
                 hint="it may need more memory than there is; --retry-failed tries again",
             )  # fmt: skip
         voxels = _predict(predictor, case, path, carry)
-    except OutputError:
-        _note_interruption(manifest, turn)
-        raise
     except Exception as error:
+        if _is_no_room(error):
+            _note_interruption(manifest, turn)
+            raise
         if isinstance(error, torch.AcceleratorError):  # the device is lost to this process, and to all cases after
             raise
         why = _why(error, case)
+        if manifest.wrote(case.case_id, case.output):  # for another question: nobody is to take it for this one's
+            with naming_write_errors(path):
+                path.unlink(missing_ok=True)
         manifest.write(replace(turn, status=FAILED, why=why, seconds=_since(began)))
         return BatchResult(case.case_id, None, why, seconds=_since(began))
     except BaseException:  # Ctrl-C: nobody died
@@ -173,15 +177,7 @@ def _predict(predictor: MSAPredictor, case: BatchCase, path: Path, carry: bool) 
     scan = read_scan(case.image)
     prompts = [_fit(prompt, scan) for prompt in case.prompts]
     labels = predictor.predict_labels(predictor.encode(scan), prompts, carry, labels=case.labels)
-    try:
-        write_mask(path, labels, scan, dict(zip(case.labels, case.names, strict=True)))
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        raise OutputError(
-            "cannot be written", file=path, found=error.strerror,
-            hint="make room, and run the same command again: it goes on",
-        ) from error  # fmt: skip
+    write_mask(path, labels, scan, dict(zip(case.labels, case.names, strict=True)))
     return int(np.count_nonzero(labels))
 
 
@@ -212,6 +208,11 @@ def _digest(predictor: MSAPredictor, case: BatchCase, model_id: str, carry: bool
         rules, carry,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _is_no_room(error: Exception) -> bool:
+    """Whether no other case could be written either."""
+    return isinstance(error, OutputError) and getattr(error.__cause__, "errno", None) in _NO_ROOM
 
 
 def _why(error: Exception, case: BatchCase) -> str:

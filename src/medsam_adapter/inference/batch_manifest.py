@@ -100,6 +100,11 @@ class Manifest:
             count += 1
         return count
 
+    def wrote(self, case_id: str, output: str) -> bool:
+        """Whether a turn at this case, whatever was asked, has written this file."""
+        turns = self._turns.get(case_id, {}).values()
+        return any(record.status == DONE and record.output == output for record in turns)
+
     def write(self, record: Record) -> None:
         """Append a record, with process and time.
 

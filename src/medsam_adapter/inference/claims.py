@@ -1,26 +1,19 @@
 """Who does what, among processes that share a folder: a claim is a lock that its owner's death releases.
 
-All claims of a folder are locks of single bytes of one file (POSIX record locks), so that nothing is left behind: the
-kernel, or over NFS the server, drops them when a process ends, however it ends. Two claims of one process do not keep
-each other out.
+All claims of a folder are locks of single bytes of one file (`file_locks.py`), so that nothing is left behind. Two
+claims of one process do not keep each other out.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from pathlib import Path
 
 from medsam_adapter.errors import DataError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]  # `Claims` looks
+from medsam_adapter.file_locks import has_locks, try_lock, unlock
 
 FILE = ".claims"
-_TAKEN = (errno.EACCES, errno.EAGAIN)
 
 
 class Claims:
@@ -42,7 +35,7 @@ class Claims:
                 found="a second one",
                 hint="finish the first one, or give each an output folder of its own",
             )
-        if fcntl is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if not has_locks() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise DataError(
                 "work cannot be shared between processes on this system",
                 expected="a system with POSIX file locks (Linux, macOS)",
@@ -54,13 +47,11 @@ class Claims:
 
     def take(self, name: str) -> bool:
         """False if another process has it."""
-        if fcntl is None:
+        if not has_locks():
             return True
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _place(name))
+            return try_lock(self._file, _place(name))
         except OSError as error:
-            if error.errno in _TAKEN:
-                return False
             raise DataError(
                 "is in a file system without locks",
                 file=self.folder,
@@ -68,11 +59,9 @@ class Claims:
                 found=error.strerror or str(error),
                 hint="write to another disk; on a cluster file system ask for a mount with flock",
             ) from error
-        return True
 
     def give_back(self, name: str) -> None:
-        if fcntl is not None:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _place(name))
+        unlock(self._file, _place(name))
 
     def close(self) -> None:
         """Gives back everything."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 from transformers import SamModel
 
 from medsam_adapter.frozen_features import frozen_features, num_frozen_blocks
+from medsam_adapter.writing import replacing
 
 TENSOR = "features"
 
@@ -69,6 +69,9 @@ class FeatureStore:
         Args:
             slices: (D, 3, S, S), as the encoder takes them.
             progress: called with (slices done, D).
+
+        Raises:
+            OutputError: a full disk, or a folder that cannot be written to.
         """
         digest = hashlib.sha256(self.model_key)
         device = self.model.device.type
@@ -93,9 +96,8 @@ class FeatureStore:
             if progress:
                 progress(min(first + self.batch_size, len(slices)), len(slices))
         features = torch.cat(parts).contiguous()
-        temporary = file.with_suffix(f".{os.getpid()}.tmp")
-        save_file({TENSOR: features}, temporary, metadata={"crc32": str(_checksum(features))})
-        temporary.replace(file)  # there is never half a file under the final name
+        with replacing(file) as temporary:  # there is never half a file under the final name
+            save_file({TENSOR: features}, temporary, metadata={"crc32": str(_checksum(features))})
 
 
 def is_intact(file: Path, num_slices: int) -> bool:

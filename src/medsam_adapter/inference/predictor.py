@@ -60,8 +60,10 @@ class MSAPredictor:
         mask = predictor.predict(points=[(120, 88, 14)], adapter="amos22")
 
     The scan is encoded once for each adapter that is asked, prepared as that adapter's repo says, and never decoded by
-    another, nor by one that has been loaded under its name since. Predictors of one model take turns,
-    whatever threads they are used from. Each process opens a model of its own: a predictor cannot be pickled.
+    another, nor by one that has been loaded under its name since. Predictors of one model take turns, whatever threads
+    they are used from.
+
+    It cannot be sent to other processes (it holds locks and embeddings): open it in each worker.
     """
 
     def __init__(

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -33,7 +34,6 @@ from medsam_adapter.prompts.simulate import PromptSet, correct, opening_prompts
 from medsam_adapter.training.checkpoint import (
     clear_checkpoints,
     load_checkpoint,
-    refuse_earlier_run,
     restore_weights,
     save_checkpoint,
     trainable_state,
@@ -41,6 +41,7 @@ from medsam_adapter.training.checkpoint import (
 from medsam_adapter.training.processes import make_accelerator, refuse_sharding
 from medsam_adapter.training.recipe_reading import load_yaml
 from medsam_adapter.training.run_folder import clear_run, truncate_log
+from medsam_adapter.training.run_lock import RunLock
 from medsam_adapter.writing import naming_write_errors, write_text
 
 
@@ -187,15 +188,22 @@ def pretrain_promptable(
     Raises:
         RecipeError: values that cannot be trained with.
         CheckpointError: nothing to resume, the checkpoint of another recipe, or of more steps.
+        OutputError: an earlier run would be lost, another process trains there, or it cannot be written.
         MSAError: a loss that is no number.
     """
     _check(recipe)
-    if not (resume or overwrite):
-        refuse_earlier_run(output)
     # A step may do without a kind of prompt, and so without its weights.
     kinds = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = make_accelerator(recipe.mixed_precision, kwargs_handlers=[kinds])
     refuse_sharding(accelerator, "msa pretrain promptable")
+    with RunLock(output, resume or overwrite) as lock:
+        return _train(recipe, output, accelerator, resume, stop_after, lock)
+
+
+def _train(
+    recipe: PromptableRecipe, output: Path, accelerator: Accelerator, resume: bool, stop_after: int | None,
+    lock: RunLock,
+) -> int:  # fmt: skip
     torch.manual_seed(recipe.seed)
     model = build_backbone(recipe.backbone)
     if (
@@ -217,8 +225,8 @@ def pretrain_promptable(
             accelerator.scaler.load_state_dict(state["scaler"])
     start = state["step"] if state else 0
     is_main = accelerator.is_main_process
+    lock.take()
     if is_main:
-        output.mkdir(parents=True, exist_ok=True)
         if not state:
             clear_run(output)
             clear_checkpoints(output)
@@ -268,7 +276,7 @@ def pretrain_promptable(
                 "seconds": round(time.perf_counter() - began, 1),
             }
             if is_main:
-                with (output / "log.jsonl").open("a") as log:
+                with naming_write_errors(output / "log.jsonl"), (output / "log.jsonl").open("a") as log:
                     log.write(json.dumps(row) + "\n")
             progress.set_postfix(loss=row["loss"], first=row["dice_first"], last=row["dice_last"], refresh=False)
             window = []

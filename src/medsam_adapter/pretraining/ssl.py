@@ -40,7 +40,6 @@ from medsam_adapter.pretraining.tokens import embed_patches
 from medsam_adapter.training.checkpoint import (
     clear_checkpoints,
     load_checkpoint,
-    refuse_earlier_run,
     restore_weights,
     save_checkpoint,
     trainable_state,
@@ -48,8 +47,9 @@ from medsam_adapter.training.checkpoint import (
 from medsam_adapter.training.interruption import Signals, interrupted
 from medsam_adapter.training.processes import make_accelerator, refuse_sharding
 from medsam_adapter.training.run_folder import clear_run, truncate_log, versions
+from medsam_adapter.training.run_lock import RunLock
 from medsam_adapter.training.schedule import learning_rate_factor
-from medsam_adapter.writing import write_text
+from medsam_adapter.writing import naming_write_errors, write_text
 
 FREE = ("workers", "log_every", "check_every", "checkpoint_every")
 """Fields of the recipe that may change on resume, besides the number of steps."""
@@ -128,8 +128,8 @@ def pretrain_ssl(
         overwrite: an earlier run in the folder is removed; without it and `resume` it is refused.
 
     Raises:
-        MSAInputError: what the user can mend in recipe, base or sources; an output that is the base, or on resume the
-            checkpoint of another recipe.
+        MSAInputError: what the user can mend in recipe, base or sources; an output that is the base or in which another
+            process trains, or on resume the checkpoint of another recipe.
         MSAError: a loss that is not a number; the batch's pictures are in the text.
     """
     check_ssl_recipe(recipe)
@@ -139,11 +139,10 @@ def pretrain_ssl(
             "the run would write over its own base", file=output, expected="another --output",
             found=f"base: {recipe.base}",
         )  # fmt: skip
-    if not (resume or overwrite):
-        refuse_earlier_run(Path(output))
     accelerator = make_accelerator(recipe.mixed_precision)
     refuse_sharding(accelerator, "msa pretrain ssl")
-    return _Run(recipe, Path(output), accelerator, show_progress).fit(resume, stop_after)
+    with RunLock(Path(output), resume or overwrite) as lock:
+        return _Run(recipe, Path(output), accelerator, show_progress).fit(resume, stop_after, lock)
 
 
 class _Run:
@@ -171,15 +170,14 @@ class _Run:
         self.last_check: dict[str, float] = {}
         self.rows: list[dict[str, float]] = []  # losses of the steps that are not logged yet
 
-    def fit(self, resume: bool, stop_after: int | None) -> SslResult:
+    def fit(self, resume: bool, stop_after: int | None, lock: RunLock) -> SslResult:
         recipe, accelerator = self.recipe, self.accelerator
         state = load_checkpoint(self.folder, tqdm.write) if resume else None
         held = self._held_pictures()
-        if self.is_main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not state:
-                clear_run(self.folder)
-                clear_checkpoints(self.folder)
+        lock.take()
+        if self.is_main and not state:
+            clear_run(self.folder)
+            clear_checkpoints(self.folder)
         wrapped, optimizer = accelerator.prepare(self.objective, self.optimizer)
         if state:
             self._restore(state, optimizer)  # a recipe that does not fit must not replace the one that does
@@ -269,7 +267,7 @@ class _Run:
 
     def _log(self, row: dict) -> None:
         if self.is_main:
-            with (self.folder / "log.jsonl").open("a") as file:
+            with naming_write_errors(self.folder / "log.jsonl"), (self.folder / "log.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
     def _start_log(self) -> None:
@@ -312,7 +310,8 @@ class _Run:
             if self.skipped:
                 lines = "".join(json.dumps(row) + "\n" for row in self.skipped.values())
                 write_text(self.folder / "skipped.jsonl", lines)
-            save_result(self.model, self.folder, self.recipe)
+            with naming_write_errors(self.folder):
+                save_result(self.model, self.folder, self.recipe)
             save_checkpoint(self.folder, state, self.step)  # last: who finds it finds all the rest
         self.accelerator.wait_for_everyone()
 

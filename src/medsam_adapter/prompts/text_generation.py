@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from ..errors import DataError
+from ..writing import naming_write_errors, replacing
 from .text_bank import TargetTexts, TextBank, UnionTexts
 from .text_chats import Chat, Messages, endpoint_chat, local_chat
 from .text_files import SHIPPED, read_file
@@ -105,13 +105,13 @@ def append_texts(
     train, held_out = _split(list(accepted), _unique([*entry["names"], *(known.names if known else ())]), known)
     for part, sentences in (("train", train), ("held_out", held_out)):
         entry[part] = [*(entry.get(part) or []), *sentences]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    with naming_write_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
-        temporary.write_text(text, encoding="utf-8")
-        TextBank.load(temporary)
-        temporary.replace(file)
+        with replacing(file) as temporary:
+            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+            temporary.write_text(text, encoding="utf-8")
+            TextBank.load(temporary)
     except DataError as error:
         raise DataError(
             f"the texts are not added: {error.problem}",
@@ -120,8 +120,6 @@ def append_texts(
             found=(error.found or "").replace(str(temporary), "these texts or the file"),
             hint=error.hint,
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return file
 
 

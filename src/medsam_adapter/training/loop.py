@@ -29,7 +29,6 @@ from medsam_adapter.data.splits import save_split
 from medsam_adapter.training.checkpoint import (
     clear_checkpoints,
     load_checkpoint,
-    refuse_earlier_run,
     restore_weights,
     save_checkpoint,
     trainable_state,
@@ -44,6 +43,7 @@ from medsam_adapter.training.prompted_task import PromptedTask
 from medsam_adapter.training.random_state import random_state, set_random_state
 from medsam_adapter.training.recipe import Recipe
 from medsam_adapter.training.run_folder import clear_run, log_metrics, start_run, truncate_metrics
+from medsam_adapter.training.run_lock import RunLock
 from medsam_adapter.training.setup import open_data
 from medsam_adapter.training.sharded import load_optimizer_state, optimizer_state, whole
 from medsam_adapter.writing import naming_write_errors, write_text
@@ -69,7 +69,8 @@ def train(recipe: Recipe, resume: bool = False, show_progress: bool = True, over
         overwrite: an earlier run in the folder is removed, as this one begins; without it and `resume` it is refused.
 
     Raises:
-        MSAInputError: what the user can mend in recipe or data, or a folder that cannot be written to.
+        MSAInputError: what the user can mend in recipe or data, or a folder that cannot be written to or in which
+            another process trains.
         Interrupted: a SIGINT or SIGTERM; the run is saved.
         MSAError: a loss that is not a number; the batch's case ids are in the text, the batch in the run folder.
     """
@@ -80,16 +81,15 @@ def train(recipe: Recipe, resume: bool = False, show_progress: bool = True, over
         log_with=None if recipe.run.tracker == "none" else recipe.run.tracker,
         project_dir=recipe.run.output,
     )
-    if not (resume or overwrite):
-        refuse_earlier_run(Path(recipe.run.output))
-    return _Run(recipe, accelerator, show_progress).fit(resume)
+    check_run_folder(recipe)
+    with RunLock(Path(recipe.run.output), resume or overwrite) as lock:
+        return _Run(recipe, accelerator, show_progress).fit(resume, lock)
 
 
 class _Run:
     def __init__(self, recipe: Recipe, accelerator: Accelerator, show_progress: bool):
         self.recipe, self.accelerator, self.folder = recipe, accelerator, Path(recipe.run.output)
         self.show_progress = show_progress and accelerator.is_main_process
-        check_run_folder(recipe)
         self.data = open_data(recipe.data)
         if self.show_progress:
             for note in self.data.notes:
@@ -102,7 +102,7 @@ class _Run:
         self.progress, self.steps_saved = Progress(), 0
         self.random_state: dict | None = None  # of the checkpoint, until it is put back
 
-    def fit(self, resume: bool) -> TrainingResult:
+    def fit(self, resume: bool, lock: RunLock) -> TrainingResult:
         began = self.began = time.perf_counter()
         recipe, accelerator = self.recipe, self.accelerator
         checkpoint = load_checkpoint(self.folder, self._say) if resume else None
@@ -117,6 +117,7 @@ class _Run:
         self.optimizer, self.progress.steps_an_epoch = optimizer, len(loader)
         self.updates_an_epoch = math.ceil(len(loader) / recipe.optim.gradient_accumulation)
         scheduler = self.scheduler = self._schedule(self._restore(checkpoint) if checkpoint else 0)
+        lock.take()
         if accelerator.is_main_process:  # only now, since a resume that is refused has to leave the folder as it was
             self._write_what_is_known(resume)
         if recipe.run.tracker != "none":

@@ -17,11 +17,10 @@ from typing import Any
 
 import yaml
 
-from medsam_adapter.data.plain_yaml import read_yaml
+from medsam_adapter.data.plain_yaml import read_yaml, read_yaml_as_written
 from medsam_adapter.errors import RecipeError, did_you_mean, near_path
 
 EXAMPLES = "hub_configs/ of the project's repository holds examples"
-_AsWritten: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
 def load_yaml(cls: type, path: str | Path, overrides: Sequence[str] = ()) -> Any:
@@ -37,7 +36,7 @@ def load_yaml(cls: type, path: str | Path, overrides: Sequence[str] = ()) -> Any
     """
     file = recipe_file(path)
     values = read_values(file)
-    written = yaml.load(file.read_text(encoding="utf-8"), _AsWritten) if values else {}
+    written = read_yaml_as_written(file.read_text(encoding="utf-8")) if values else {}
     for name, word in _pairs(overrides):
         keys = name.split(".")
         _set(values, keys, _value(word, _options(cls, keys), name), name)

@@ -16,7 +16,7 @@ from PIL import Image
 from medsam_adapter.data.grids import onto_grid
 from medsam_adapter.data.io import content_digest, is_nifti, read_label, read_scan, stem, write_mask
 from medsam_adapter.data.sample import Scan
-from medsam_adapter.errors import DataError
+from medsam_adapter.errors import DataError, OutputError
 
 SHAPE_XYZ = (5, 4, 3)
 ALL_AXIS_CODES = [
@@ -169,7 +169,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(nib, "save", break_off)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OutputError, match="disk full"):
         write_mask(path, np.zeros((2, 3, 4), np.uint8), scan)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.nii.gz"]

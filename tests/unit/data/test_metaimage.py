@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medsam_adapter.data.io import content_digest, read_label, read_scan, write_mask
 from medsam_adapter.data.sample import Scan
-from medsam_adapter.errors import DataError
+from medsam_adapter.errors import DataError, OutputError
 
 SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 SHAPE = (3, 4, 5)
@@ -239,6 +239,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise RuntimeError("disk full")
 
     monkeypatch.setattr(SimpleITK, "WriteImage", break_off)
-    with pytest.raises(RuntimeError, match="disk full"):
+    with pytest.raises(OutputError, match="disk full"):
         write_mask(path, volume() * 0, scan)
     assert path.read_bytes() == before and [entry.name for entry in tmp_path.iterdir()] == ["m.nrrd"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 
@@ -13,7 +14,7 @@ from scipy import ndimage
 from medsam_adapter.data.check import check_dataset
 from medsam_adapter.data.layouts import open_dataset
 from medsam_adapter.data.phantom import make_phantom, write_phantom_dataset
-from medsam_adapter.errors import DataError
+from medsam_adapter.errors import DataError, OutputError
 
 LABELS = {1: "liver", 2: "spleen", 3: "left kidney", 4: "right kidney", 5: "aorta", 6: "pancreas"}
 
@@ -137,3 +138,14 @@ def test_a_foreign_data_set_is_not_touched(tmp_path):
     with pytest.raises(DataError, match="already there"):
         write_phantom_dataset(tmp_path, 1)
     assert json.loads((tmp_path / "dataset.json").read_text()) == {"name": "mine"}
+
+
+def test_a_full_disk_is_named_and_leaves_no_half_volume(tmp_path, monkeypatch):
+    def full(image, path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(nib, "save", full)
+    with pytest.raises(OutputError, match=r"phantom_000.nii.gz: cannot be written: the disk is full"):
+        write_phantom_dataset(tmp_path / "set", 1)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

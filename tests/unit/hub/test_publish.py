@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 from fake_hub import TOKEN
 from medsam_adapter.cli.main import run as msa
-from medsam_adapter.errors import CheckpointError
+from medsam_adapter.errors import CheckpointError, OutputError
 from medsam_adapter.hub.card import write_card
 from medsam_adapter.hub.private_words import refuse_private_words
 from medsam_adapter.hub.publish import PushOptions, push_run, push_space, stage_run
@@ -156,6 +157,20 @@ def test_staging_writes_all_or_nothing(shipped, make_run, tmp_path):
     with pytest.raises(ValueError):
         stage_run(run, tmp_path / "look", PushOptions(REPO))
     assert not (tmp_path / "look").exists()
+
+
+def test_a_full_disk_while_staging_is_named_and_leaves_no_folder(hub, run, tmp_path, monkeypatch):
+    copy = shutil.copyfile
+
+    def full(source, target, **how):
+        copy(source, target, **how)
+        if tmp_path / "here" in target.parents and target.suffix == ".safetensors":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(OutputError, match="staged: cannot be written: the disk is full"):
+        stage_run(run, tmp_path / "here" / "staged", PushOptions(REPO))
+    assert not list((tmp_path / "here").iterdir())
 
 
 @pytest.mark.parametrize("first", ["/home/doctor/secret project/msa-first", "outputs/msa-first", "org/msa-first"])

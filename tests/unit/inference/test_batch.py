@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medsam_adapter import file_locks
+from medsam_adapter.data import mask_writing
 from medsam_adapter.data.io import read_label, read_scan
 from medsam_adapter.errors import DataError, OutputError
 from medsam_adapter.inference import batch
@@ -166,17 +168,55 @@ def test_broken_cases_are_named_and_stop_nothing(predictor, scans, tmp_path, mon
     assert [r.case_id for r in predict_cases(predictor, broken, output, retry_failed=True)][-1] == "ground"
 
 
-def test_no_room_stops_everything_and_settles_nothing(predictor, scans, tmp_path, monkeypatch):
-    def write(path, *_):
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+@pytest.mark.parametrize("output_name", ["v0.nii.gz", "v0.mha", "v0.nrrd"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+def test_no_room_stops_everything_and_settles_nothing(predictor, scans, tmp_path, monkeypatch, number, output_name):
+    def full(*_):
+        raise OSError(number, os.strerror(number))
 
-    output = tmp_path / "out"
-    monkeypatch.setattr(batch, "write_mask", write)
-    with pytest.raises(OutputError, match="No space left"):
-        list(predict_cases(predictor, cases_of(scans), output))
+    output, first, *others = tmp_path / "out", *cases_of(scans)
+    cases = [replace(first, output=output_name), *others]
+    monkeypatch.setattr(mask_writing, "_flush", full)
+    with pytest.raises(OutputError, match=f"{output_name}: cannot be written"):
+        list(predict_cases(predictor, cases, output))
     assert turns(output) == {"v0": [STARTED, INTERRUPTED]}
     monkeypatch.undo()
-    assert len(list(predict_cases(predictor, cases_of(scans), output))) == 4
+    assert len(list(predict_cases(predictor, cases, output))) == 4
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_a_case_that_fails_keeps_no_mask_of_an_earlier_question(
+    predictor, scans, tmp_path, monkeypatch, is_interrupted
+):
+    output, case = tmp_path / "out", cases_of(scans)[0]
+    list(predict_cases(predictor, [case], output))
+    other = BatchCase("v0", case.image, [ObjectPrompt([(9.0, 8.0, 99.0)], [1])])
+    if is_interrupted:
+        monkeypatch.setattr(batch, "read_scan", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            list(predict_cases(predictor, [other], output))
+        monkeypatch.undo()
+        assert (output / "v0.nii.gz").is_file()  # nothing is known yet
+    (result,) = predict_cases(predictor, [other], output)
+    assert not result.is_done and not (output / "v0.nii.gz").exists()
+    (result,) = predict_cases(predictor, [case], output)
+    assert result.is_done and (output / "v0.nii.gz").is_file()
+
+
+def test_a_case_that_fails_leaves_a_file_that_no_prediction_wrote(predictor, scans, tmp_path):
+    output, case = tmp_path / "out", cases_of(scans)[0]
+    output.mkdir()
+    (output / "v0.nii.gz").write_bytes(b"of somebody")
+    (result,) = predict_cases(predictor, [replace(case, image=scans / "gone.nii.gz")], output)
+    assert not result.is_done and (output / "v0.nii.gz").read_bytes() == b"of somebody"
+
+
+def test_a_case_whose_name_is_taken_by_a_folder_has_failed_alone(predictor, scans, tmp_path):
+    output = tmp_path / "out"
+    (output / "v0.nii.gz").mkdir(parents=True)
+    results = list(predict_cases(predictor, cases_of(scans), output))
+    assert [result.is_done for result in results] == [False, True, True, True]
+    assert "v0.nii.gz: cannot be written" in results[0].why and "Is a directory" in results[0].why
 
 
 def test_an_interruption_is_no_death(predictor, scans, tmp_path, monkeypatch):
@@ -270,16 +310,14 @@ def test_one_at_a_time_in_a_process(predictor, scans, tmp_path):
 
 
 def test_a_file_system_without_locks_is_an_error(tmp_path, monkeypatch):
-    from medsam_adapter.inference import claims
-
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(claims.fcntl, "lockf", refuse)
+    monkeypatch.setattr(file_locks.fcntl, "lockf", refuse)
     with pytest.raises(DataError, match="without locks"), Manifest.open(tmp_path):
         pass
     monkeypatch.undo()
-    monkeypatch.setattr(claims, "fcntl", None)
+    monkeypatch.setattr(file_locks, "fcntl", None)
     with Manifest.open(tmp_path):
         pass
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -6,8 +6,10 @@ import pickle
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from medsam_adapter.adapters.config import MSAAdapterConfig
+from medsam_adapter.errors import OutputError
 from medsam_adapter.frozen_features import frozen_features
 from medsam_adapter.inference.feature_store import FeatureStore
 from medsam_adapter.modeling_msa import MSAModel
@@ -80,6 +82,17 @@ def test_a_damaged_file_is_computed_again(model, tmp_path, damage):
     store = FeatureStore(tmp_path, model)
     assert torch.equal(store.get(pixels())[0:5], want)
     assert store.computed == 1 and files(tmp_path) == [file]
+
+
+def test_a_full_disk_is_named(model, tmp_path, monkeypatch):
+    def full(tensors, path, **_):
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("medsam_adapter.inference.feature_store.save_file", full)
+    with pytest.raises(OutputError, match="cannot be written: the disk is full"):
+        FeatureStore(tmp_path, model).get(pixels())
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupted_write_leaves_no_file(model, tmp_path, monkeypatch):

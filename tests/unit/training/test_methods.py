@@ -438,9 +438,10 @@ def test_two_kinds_of_models_do_not_mix_in_a_folder(tiny_base, phantoms, tmp_pat
         if files.split()[1] == KINDS[method].split()[1]:
             check_run_folder(made)
             continue
-        with pytest.raises(RecipeError, match="another kind") as caught:
-            loop.train(made, show_progress=False, overwrite=True)
-        assert caught.value.hint
+        for overwrite in (False, True):
+            with pytest.raises(RecipeError, match="another kind") as caught:
+                loop.train(made, show_progress=False, overwrite=overwrite)
+            assert caught.value.hint
         assert {file.name for file in folder.iterdir()} == set(files.split())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from medsam_adapter.data.parquet.cells import Cells, can_stay, converted_cells, 
 from medsam_adapter.data.sample import Case
 from medsam_adapter.data.splits import Split, save_split
 from medsam_adapter.errors import DataError
+from medsam_adapter.writing import partial_name
 
 MAX_SHARD_BYTES = 500_000_000  # what the Hub advises for one Parquet file
 MAX_ROW_GROUP_BYTES = 32_000_000  # what a streaming reader must hold at a time
@@ -56,7 +56,7 @@ def write_parquet(
             case refuses where it has to be converted.
     """
     target = output.resolve()
-    partial = target.with_name(f".{os.getpid()}-partial-{target.name}")
+    partial = partial_name(target)
     is_converted = not can_stay(dataset, cases)
     raters = sorted({rater for case in cases for rater in case.raters})
     by_id = {case.case_id: case for case in cases}
