@@ -19,7 +19,7 @@ LAYERS = [
      "baselines/names", "writing", "native"],
     ["data", "prompts", "adapters"],
     ["configuration_msa", "image_size", "frozen_features", "several_adapters", "model_opening",
-     "model_saving", "hub/commit", "hub/push_model",
+     "model_saving", "processor_settings", "hub/commit", "hub/push_model",
      "evaluation/metrics", "evaluation/results",
      "evaluation/files", "evaluation/grids", "evaluation/tables", "evaluation/overlays", "evaluation/sheets",
      "training/recipe", "training/recipe_bounds", "training/recipe_reading", "training/schedule", "training/checkpoint",
