@@ -1,6 +1,7 @@
 """Losses on mask logits. Shapes: logits and targets (N, h, w); targets are soft (area-averaged) masks in [0, 1].
 
-Every function returns one loss for each mask, (N,), so that the caller decides how masks are weighted.
+Every function returns one loss for each mask, (N,), so that the caller decides how masks are weighted; only
+`best_mask_loss`, the loss that `MSAModel` itself gives, is a scalar.
 """
 
 from __future__ import annotations
@@ -64,3 +65,20 @@ def hard_iou(logits: Tensor, targets: Tensor) -> Tensor:
     prediction, reference = logits > 0, targets > 0.5
     overlap = (prediction & reference).sum((-2, -1))
     return overlap / (prediction | reference).sum((-2, -1)).clamp_min(1)
+
+
+def best_mask_loss(logits: Tensor, labels: Tensor, slice_mask: Tensor | None = None) -> Tensor:
+    """Dice + BCE of the best of each object's masks, averaged over all objects: a scalar.
+
+    Args:
+        logits: (B, P, M, h, w), or (B, D, P, M, h, w) for volumes of D slices; P objects with M masks each.
+        labels: (B, P, H, W) or (B, D, P, H, W), the targets; area-averaged to (h, w) here.
+        slice_mask: (B, D) bool, False for slices that do not count.
+    """
+    shrunk = F.adaptive_avg_pool2d(labels.flatten(0, -4).float(), logits.shape[-2:])
+    targets = shrunk.unflatten(0, labels.shape[:-3])[..., None, :, :].expand_as(logits)
+    each = (dice_loss(logits.float(), targets) + bce_loss(logits.float(), targets)).amin(-1)  # best of M
+    if slice_mask is None:
+        return each.mean()
+    weights = slice_mask[..., None].expand_as(each).to(each.dtype)
+    return (each * weights).sum() / weights.sum().clamp_min(1)

@@ -1,9 +1,12 @@
-"""Opening a folder or Hub repo that holds an adapter and names its base."""
+"""Opening a folder or Hub repo: a SAM (plain, or with its adapters in one file), or an adapter that names its base."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from safetensors import SafetensorError
 from transformers import AutoConfig, SamConfig, SamModel
 
 from medsam_adapter.adapters.files import (
@@ -12,12 +15,52 @@ from medsam_adapter.adapters.files import (
     read_adapter_config,
     read_model_config,
 )
-from medsam_adapter.adapters.reading import damage_told
+from medsam_adapter.adapters.pickles import find_pickle, pickled
+from medsam_adapter.adapters.reading import damage_told, unreadable
 from medsam_adapter.backbones import resolve_base
+from medsam_adapter.configuration_msa import MSAConfig
 from medsam_adapter.errors import CheckpointError
 from medsam_adapter.image_size import set_image_size
 
 Model = TypeVar("Model", bound=SamModel)
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "proxies")
+
+
+def read_sam_config(name: str, config: SamConfig | str | None, source: dict[str, Any]) -> MSAConfig:
+    """The configuration of a plain SAM or a full MSA repo.
+
+    Args:
+        config: in place of the config.json in the folder or Hub repo, or where to read it.
+        source: where in the Hub it lies: `revision`, `subfolder`, `token`, ...
+
+    Raises:
+        CheckpointError: one that cannot be read, or of another model.
+    """
+    if not isinstance(config, SamConfig):
+        with damage_told(config or name, "config.json", "the configuration of a SAM"):
+            config = AutoConfig.from_pretrained(config or name, **source)
+    if not isinstance(config, SamConfig):
+        raise CheckpointError(
+            "this is not a SAM",
+            file=name,
+            expected="a model of type sam or msa",
+            found=str(getattr(config, "model_type", config)),
+            hint="take facebook/sam-vit-base, an MSA repo, or sam-tiny",
+        )
+    return config if isinstance(config, MSAConfig) else MSAConfig.from_sam(config)
+
+
+@contextmanager
+def weights_told(name: str, source: dict[str, Any]) -> Iterator[None]:
+    """Makes a CheckpointError of weights of a SAM that cannot be read, or that are there as a pickle only."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise unreadable(name, "model.safetensors", "safetensors of a SAM", error) from error
+    except OSError as error:
+        if found := find_pickle(name, "pytorch_model.bin", "pytorch_model.bin.index.json", **source):
+            raise pickled(name, found) from error
+        raise
 
 
 def open_adapter(

@@ -13,18 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from peft import inject_adapter_in_model
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForMaskGeneration, SamConfig, SamModel
 from transformers.utils import ModelOutput, find_adapter_config_file
 
 from medsam_adapter.adapters.config import MSAAdapterConfig
 from medsam_adapter.adapters.fast_layer import make_fast
-from medsam_adapter.adapters.files import AdapterConfig, config_from_plain, plain_config, save_adapter
-from medsam_adapter.adapters.pickles import find_pickle, pickled, refuse_pickle_file
-from medsam_adapter.adapters.reading import damage_told, unreadable
+from medsam_adapter.adapters.files import AdapterConfig, config_from_plain, plain_config
+from medsam_adapter.adapters.pickles import refuse_pickle_file
 from medsam_adapter.adapters.switching import adapter_layers, switch_to, train_only
 from medsam_adapter.adapters.tuner import register_peft_method
 from medsam_adapter.adapters.vision_layer import volume_chunk
@@ -32,25 +29,15 @@ from medsam_adapter.backbones import base_name, resolve_base
 from medsam_adapter.configuration_msa import MSAConfig
 from medsam_adapter.errors import CheckpointError, PromptError, no_text_prompts
 from medsam_adapter.frozen_features import finish_encoding
-from medsam_adapter.hub.push_model import PushesToHub
+from medsam_adapter.hub.push_model import PUSH_ARGUMENTS, PushesToHub
 from medsam_adapter.image_size import set_image_size
-from medsam_adapter.losses import bce_loss, dice_loss
-from medsam_adapter.model_opening import open_adapter
+from medsam_adapter.losses import best_mask_loss
+from medsam_adapter.model_opening import HUB_ARGUMENTS, open_adapter, read_sam_config, weights_told
+from medsam_adapter.model_saving import write_adapter_folder
 from medsam_adapter.prompts.decode import decode_masks
+from medsam_adapter.prompts.per_slice import prompts_per_slice
 from medsam_adapter.prompts.text import embed_objects
 from medsam_adapter.several_adapters import SeveralAdapters, with_adapter
-
-PUSH_ARGUMENTS = (
-    "repo_id",
-    "commit_message",
-    "commit_description",
-    "private",
-    "token",
-    "revision",
-    "create_pr",
-    "tags",
-)
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "proxies")
 
 
 @dataclass
@@ -195,37 +182,19 @@ class MSAModel(SeveralAdapters, PushesToHub, SamModel):
             **({"revision": revision} if revision else {}),
             **({"subfolder": subfolder} if subfolder else {}),
         }
-        if find_adapter_config_file(at, **source) is None:
-            if not isinstance(config, SamConfig):
-                with damage_told(config or name, "config.json", "the configuration of a SAM"):
-                    config = AutoConfig.from_pretrained(config or name, **source)
-            if not isinstance(config, SamConfig):
-                raise CheckpointError(
-                    "this is not a SAM",
-                    file=name,
-                    expected="a model of type sam or msa",
-                    found=str(getattr(config, "model_type", config)),
-                    hint="take facebook/sam-vit-base, an MSA repo, or sam-tiny",
-                )
-            if not isinstance(config, MSAConfig):
-                config = MSAConfig.from_sam(config)
-            kwargs["use_safetensors"] = True
-            try:
-                model = super().from_pretrained(
-                    name, *args, config=config, revision=revision or "main", subfolder=subfolder, **kwargs
-                )
-            except SafetensorError as error:
-                raise unreadable(name, "model.safetensors", "safetensors of a SAM", error) from error
-            except OSError as error:
-                if found := find_pickle(name, "pytorch_model.bin", "pytorch_model.bin.index.json", **source):
-                    raise pickled(name, found) from error
-                raise
-            model.name_or_path = base_name(name)
-            if model._hf_peft_config_loaded:
-                model.requires_grad_(False)
-                train_only(adapter_layers(model), model.active_adapters() if is_trainable else [])
-            return model
-        return open_adapter(cls, at, args, config, adapter_name, is_trainable, source, hub, kwargs)
+        if find_adapter_config_file(at, **source) is not None:
+            return open_adapter(cls, at, args, config, adapter_name, is_trainable, source, hub, kwargs)
+        config = read_sam_config(name, config, source)
+        kwargs["use_safetensors"] = True
+        with weights_told(name, source):
+            model = super().from_pretrained(
+                name, *args, config=config, revision=revision or "main", subfolder=subfolder, **kwargs
+            )
+        model.name_or_path = base_name(name)
+        if model._hf_peft_config_loaded:
+            model.requires_grad_(False)
+            train_only(adapter_layers(model), model.active_adapters() if is_trainable else [])
+        return model
 
     def save_pretrained(
         self, save_directory: str | Path, *args, full: bool = False, adapter_name: str | None = None, **kwargs
@@ -254,11 +223,12 @@ class MSAModel(SeveralAdapters, PushesToHub, SamModel):
         if not self._hf_peft_config_loaded or full:
             self._save_full(folder, *args, **kwargs)
         else:
-            self._save_adapter(folder, adapter_name, kwargs.get("state_dict"))
+            write_adapter_folder(self, folder, self._the_adapter(adapter_name, folder), kwargs.get("state_dict"))
         if is_pushed:
             self.push_to_hub(push.pop("repo_id", folder.name), full=full, adapter_name=adapter_name, **push)
 
-    def _save_adapter(self, folder: Path, adapter_name: str | None, state_dict: dict[str, Tensor] | None) -> None:
+    def _the_adapter(self, adapter_name: str | None, folder: Path) -> str:
+        """The one that goes into a folder: the named one, or the active one."""
         names = [adapter_name] if adapter_name else self.active_adapters()
         if len(names) > 1:
             raise CheckpointError(
@@ -266,21 +236,7 @@ class MSAModel(SeveralAdapters, PushesToHub, SamModel):
                 found=", ".join(names), hint="save each into a folder of its own, or all with full=True",
             )  # fmt: skip
         [name] = self._known(names)
-        base = self.peft_config[name].base_model_name_or_path or self.base_name
-        if not base:
-            raise CheckpointError(
-                "the adapter's base was made in memory, so nobody could open the adapter later",
-                file=folder,
-                expected="a base with a name",
-                found="none",
-                hint="save the base first, or use save_pretrained(..., full=True)",
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        save_adapter(self, folder, name, base, state_dict)
-        self.config.architectures = [type(self).__name__]
-        self.config.adapter_configs = self.config.active_adapters = None
-        with self.using_adapter(name):  # its labels
-            self.config.save_pretrained(folder)
+        return name
 
     def _save_full(self, folder: Path, *args, **kwargs) -> None:
         had = self._hf_peft_config_loaded
@@ -388,48 +344,15 @@ class MSAModel(SeveralAdapters, PushesToHub, SamModel):
             if self.text_model is None:
                 raise no_text_prompts()
             input_texts = embed_objects(input_texts, lead[0], self.text_model).to(embeddings.device)
-        prompts = {
-            "input_points": (input_points, 3), "input_labels": (input_labels, 2),
-            "input_boxes": (input_boxes, 2), "input_masks": (input_masks, 3), "input_texts": (input_texts, 2),
-        }  # fmt: skip
-        if all(value is None for value, _ in prompts.values()):
-            side = float(self.config.vision_config.image_size - 1)
-            input_boxes = embeddings.new_tensor([0.0, 0.0, side, side]).expand(*lead, 1, 4)
-            prompts["input_boxes"] = (input_boxes, 2)
-        if input_points is not None and input_labels is None:
-            prompts["input_labels"] = (torch.ones_like(input_points[..., 0], dtype=torch.long), 2)
-        flat = {name: self._per_slice(name, value, axes, lead) for name, (value, axes) in prompts.items()}
-        logits, iou = decode_masks(self, embeddings.flatten(0, -4), **flat, multimask_output=multimask_output)
+        prompts = prompts_per_slice(
+            embeddings, self.config.vision_config.image_size, input_points, input_labels, input_boxes, input_masks,
+            input_texts,
+        )  # fmt: skip
+        logits, iou = decode_masks(self, embeddings.flatten(0, -4), **prompts, multimask_output=multimask_output)
         if is_volume:
             logits, iou = logits.unflatten(0, lead), iou.unflatten(0, lead)
-        loss = None if labels is None else self._loss(logits, labels, slice_mask)
+        loss = None if labels is None else best_mask_loss(logits, labels, slice_mask)
         return MSAOutput(loss=loss, iou_scores=iou, pred_masks=logits, image_embeddings=embeddings)
-
-    @staticmethod
-    def _per_slice(name: str, value: Tensor | None, axes: int, lead: tuple[int, ...]) -> Tensor | None:
-        """A prompt as (images, P, ...): one that has no slice axis is repeated on each slice."""
-        if value is None:
-            return None
-        if value.ndim == axes + 1 and len(lead) == 2:
-            value = value[:, None].expand(-1, lead[1], *value.shape[1:])
-        if value.ndim != axes + len(lead) or tuple(value.shape[: len(lead)]) != tuple(lead):
-            raise PromptError(
-                f"{name} does not fit the images",
-                expected=f"leading axes {tuple(lead)} and {axes} more",
-                found=str(tuple(value.shape)),
-                hint="one entry for each image (and slice), then one for each object",
-            )
-        return value.reshape(-1, *value.shape[len(lead) :])
-
-    @staticmethod
-    def _loss(logits: Tensor, labels: Tensor, slice_mask: Tensor | None) -> Tensor:
-        shrunk = F.adaptive_avg_pool2d(labels.flatten(0, -4).float(), logits.shape[-2:])
-        targets = shrunk.unflatten(0, labels.shape[:-3])[..., None, :, :].expand_as(logits)
-        each = (dice_loss(logits.float(), targets) + bce_loss(logits.float(), targets)).amin(-1)  # best of M
-        if slice_mask is None:
-            return each.mean()
-        weights = slice_mask[..., None].expand_as(each).to(each.dtype)
-        return (each * weights).sum() / weights.sum().clamp_min(1)
 
 
 register_peft_method()

@@ -6,30 +6,30 @@ It is an image processor of transformers (`preprocessor_config.json`), opened by
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from numbers import Integral
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoProcessor, BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
-from medsam_adapter.adapters.reading import damage_told
 from medsam_adapter.configuration_msa import MSAConfig
 from medsam_adapter.data.geometry import Letterbox, Turn, check_orientation, to_tensor
+from medsam_adapter.data.in_memory import scan_of
 from medsam_adapter.data.intensity import UnitScale, check_mode, unit_scale
 from medsam_adapter.data.sample import Scan
 from medsam_adapter.errors import DataError, PromptError, no_text_prompts
-from medsam_adapter.prompts.clicks import PADDING
+from medsam_adapter.processor_settings import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    checked_image_size,
+    checked_normalisation,
+    settings_told,
+)
+from medsam_adapter.prompts.batches import batched_boxes, batched_points
 from medsam_adapter.prompts.text import embed_objects
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class MSAProcessor(BaseImageProcessor):
@@ -77,17 +77,9 @@ class MSAProcessor(BaseImageProcessor):
         """
         check_mode(self.intensity, self.window_hu)
         check_orientation(self.orientation)
-        size, mean, std = self.image_size, _three(self.image_mean), _three(self.image_std)
-        if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
-            raise DataError("the image size is not usable", expected="image_size, pixels above 0", found=repr(size))
-        if mean is None or std is None or min(std) <= 0:
-            raise DataError(
-                "the normalisation is not usable",
-                expected="image_mean of three numbers and image_std of three above 0",
-                found=f"{self.image_mean} and {self.image_std}",
-            )
+        self.image_size = checked_image_size(self.image_size)
+        self.image_mean, self.image_std = checked_normalisation(self.image_mean, self.image_std)
         self.window_hu = None if self.window_hu is None else [float(v) for v in self.window_hu]
-        self.image_size, self.image_mean, self.image_std = int(size), mean, std
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs):
@@ -128,50 +120,7 @@ class MSAProcessor(BaseImageProcessor):
         Raises:
             DataError: a shape that is none of these, or one that could be two of them.
         """
-        if isinstance(image, Scan):
-            return image
-        if isinstance(image, Image.Image):
-            image = np.asarray(
-                image.convert("RGB") if image.mode in ("P", "RGBA", "CMYK", "LA", "YCbCr", "1") else image
-            )
-        if isinstance(image, nib.spatialimages.SpatialImage):
-            data = np.asanyarray(image.dataobj)
-            data = data[..., 0] if data.ndim == 4 and data.shape[3] == 1 else data
-            if data.ndim != 3:
-                raise _bad_shape(data.shape, "a NIfTI image of three axes")
-            data = data.transpose(2, 1, 0)
-            if data.dtype.names:  # NIfTI's RGB24 and RGBA32 are records
-                data = np.stack([data[name] for name in "RGB"], axis=-1)
-            x_mm, y_mm, z_mm = (float(size) for size in nib.affines.voxel_sizes(image.affine))
-            return Scan(data, (z_mm, y_mm, x_mm), np.asarray(image.affine))
-        array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
-        is_colour = array.ndim >= 3 and array.shape[-1] == 3
-        if array.ndim == 2:
-            return Scan(array[None])
-        if array.ndim == 3 and kind is None and array.shape[0] == 3 and not is_colour:
-            raise DataError(
-                "an array of shape (3, H, W) is either three slices or a picture with its channels first",
-                expected="(H, W, 3) for a picture, or kind='volume'",
-                found=str(array.shape),
-                hint="transpose the picture to (H, W, 3), or pass kind='volume'",
-            )
-        if array.ndim == 3 and kind is None and array.shape[-1] in (1, 2, 4):
-            channels = array.shape[-1]
-            raise DataError(
-                f"an array of shape (H, W, {channels}) is either a picture with channels or a volume {channels} wide",
-                expected="(H, W) or (H, W, 3) for a picture, or kind='volume'",
-                found=str(array.shape),
-                hint=f"take array[..., {':3' if channels == 4 else '0'}] of the picture, or pass kind='volume'",
-            )
-        if array.ndim == 3 and kind != "volume" and is_colour:
-            return Scan(array[None])
-        if array.ndim == 3 and kind != "image":
-            return Scan(array)
-        if array.ndim == 4 and is_colour and kind != "image":
-            return Scan(array)
-        raise _bad_shape(
-            array.shape, "(H, W), (H, W, 3), (D, H, W) or (D, H, W, 3)" + (f" for kind={kind!r}" if kind else "")
-        )
+        return scan_of(image, kind)
 
     def turn_of(self, scan: Scan) -> Turn:
         """The turn from a scan's file frame to the source frame."""
@@ -263,11 +212,12 @@ class MSAProcessor(BaseImageProcessor):
             raise DataError("a batch holds either images or volumes", expected="one kind", found="both")
         turns = [self.turn_of(scan) for scan in scans]
         sources = [turn.array_to_source(self.unit_intensities(scan)) for turn, scan in zip(turns, scans, strict=True)]
-        boxes_of = [Letterbox(source.shape[1:3], self.image_size) for source in sources]
+        shapes_zyx = [source.shape for source in sources]
+        letterboxes = [Letterbox(shape[1:3], self.image_size) for shape in shapes_zyx]
         pixels = [self.slices_to_model(source) for source in sources]
         data: dict[str, Any] = {
-            "original_sizes": torch.tensor([b.size_hw for b in boxes_of]),
-            "reshaped_input_sizes": torch.tensor([b.resized_hw for b in boxes_of]),
+            "original_sizes": torch.tensor([box.size_hw for box in letterboxes]),
+            "reshaped_input_sizes": torch.tensor([box.resized_hw for box in letterboxes]),
         }
         depths = [len(p) for p in pixels]
         if is_volume[0]:
@@ -279,52 +229,15 @@ class MSAProcessor(BaseImageProcessor):
         if input_points is None and input_labels is not None:
             raise PromptError("there are labels without points", expected="input_points", found="input_labels alone")
         if input_points is not None:
-            points, labels = self._points(input_points, input_labels, sources, boxes_of, depth)
+            points, labels = batched_points(input_points, input_labels, shapes_zyx, letterboxes, depth)
             data["input_points"], data["input_labels"] = points, labels
         if input_boxes is not None:
-            data["input_boxes"] = self._boxes(input_boxes, sources, boxes_of, depth)
+            data["input_boxes"] = batched_boxes(input_boxes, shapes_zyx, letterboxes, depth)
         if input_texts is not None:
             if self.text_model is None:
                 raise no_text_prompts()
             data["input_texts"] = embed_objects(input_texts, len(sources), self.text_model)
         return BatchFeature(data=data)
-
-    # -- prompts -------------------------------------------------------------------------------------------------------
-
-    def _points(self, points, labels, sources, letterboxes, depth) -> tuple[Tensor, Tensor]:
-        _same_length("input_points", points, sources)
-        objects, most = max(len(p) for p in points), max((len(k) for p in points for k in p), default=0)
-        if not most:
-            raise PromptError("input_points holds no point", expected="[image][object][point]", found=str(points))
-        if labels is not None:
-            _check_labels(labels, points)
-        lead = (len(points), objects) if depth is None else (len(points), depth, objects)
-        out = np.zeros((*lead, most, 2), np.float32)
-        out_labels = np.full((*lead, most), PADDING, np.int64)
-        for b, image_points in enumerate(points):
-            for p, object_points in enumerate(image_points):
-                for k, point in enumerate(object_points):
-                    label = 1 if labels is None else int(labels[b][p][k])
-                    check_point(point, sources[b].shape, depth is not None)
-                    at = (b, p, k) if depth is None else (b, int(round(point[2])), p, k)
-                    out[at], out_labels[at] = letterboxes[b].points_to_model(point[:2]), label
-        return torch.from_numpy(out), torch.from_numpy(out_labels)
-
-    def _boxes(self, boxes, sources, letterboxes, depth) -> Tensor:
-        _same_length("input_boxes", boxes, sources)
-        if len({len(image_boxes) for image_boxes in boxes}) != 1 or not len(boxes[0]):
-            raise PromptError(
-                "each image of a batch has as many boxes as the others", expected=f"{len(boxes[0]) or 1} each",
-                found=", ".join(str(len(image_boxes)) for image_boxes in boxes),
-                hint="SAM has no empty box to fill up with",
-            )  # fmt: skip
-        rows = []
-        for source, letterbox, image_boxes in zip(sources, letterboxes, boxes, strict=True):
-            for box in image_boxes:
-                check_box(box, source.shape)
-            rows.append(torch.from_numpy(letterbox.boxes_to_model(np.asarray(image_boxes))))
-        stacked = torch.stack(rows)
-        return stacked if depth is None else stacked[:, None].expand(-1, depth, -1, -1).clone()
 
     # -- masks ---------------------------------------------------------------------------------------------------------
 
@@ -356,86 +269,6 @@ class MSAProcessor(BaseImageProcessor):
             resized = resized.unflatten(0, logits.shape[:-3])
             out.append(resized > 0 if binarize else resized)
         return out
-
-
-@contextmanager
-def settings_told(name: str | Path) -> Iterator[None]:
-    """Makes a CheckpointError of settings that cannot be read, or cannot be, from a folder or Hub repo."""
-    expected = "image_size above 0, image_mean and image_std of three numbers, an intensity and axes that there are"
-    with damage_told(name, "preprocessor_config.json", expected):
-        try:
-            yield
-        except DataError as error:
-            raise ValueError(f"{error.problem}: {error.found}") from error
-
-
-def check_point(point: Sequence[float] | np.ndarray, shape: tuple[int, ...], is_volume: bool) -> None:
-    """Raise a `PromptError` unless the point (x, y) or (x, y, z) lies in a (D, H, W) image."""
-    wanted = 3 if is_volume else 2
-    if len(point) != wanted:
-        raise PromptError(
-            f"a point of this {'volume' if is_volume else 'image'} has {wanted} numbers",
-            expected="x, y, z" if is_volume else "x, y",
-            found=", ".join(f"{v:g}" for v in point),
-            hint="z is the slice, counted from 0" if is_volume else "leave the slice out",
-        )
-    limits = (shape[2], shape[1], shape[0])
-    if any(not 0 <= value <= limit - 1 for value, limit in zip(point, limits, strict=False)):
-        raise PromptError(
-            "a point lies outside the image",
-            expected=", ".join(f"0 <= {n} <= {s - 1}" for n, s in zip("xyz"[:wanted], limits, strict=False)),
-            found=", ".join(f"{v:g}" for v in point),
-            hint="points are x (column), y (row), z (slice), counted from 0",
-        )
-
-
-def check_box(box: Sequence[float], shape: tuple[int, ...]) -> None:
-    """Raise a `PromptError` unless x0 y0 x1 y1 is a box in a (D, H, W) image."""
-    if len(box) != 4 or not (0 <= box[0] <= box[2] <= shape[2] - 1 and 0 <= box[1] <= box[3] <= shape[1] - 1):
-        raise PromptError(
-            "a box does not fit the image",
-            expected=f"x0 <= x1 <= {shape[2] - 1} and y0 <= y1 <= {shape[1] - 1}",
-            found=", ".join(f"{v:g}" for v in box),
-            hint="boxes are x0, y0, x1, y1 in pixels, counted from 0; MSAPredictor takes boxes on one slice",
-        )
-
-
-def _three(values: Any) -> list[float] | None:
-    """Three finite numbers; None for anything else."""
-    try:
-        numbers = [float(value) for value in values]
-    except (TypeError, ValueError):
-        return None
-    return numbers if len(numbers) == 3 and np.isfinite(numbers).all() else None
-
-
-def _bad_shape(shape: tuple[int, ...], expected: str) -> DataError:
-    return DataError(
-        "this is no image or volume", expected=expected, found=f"shape {tuple(shape)}", hint="check the axes"
-    )
-
-
-def _same_length(name: str, given: Sequence, sources: list) -> None:
-    if len(given) != len(sources):
-        raise PromptError(f"{name} has one entry for each image", expected=str(len(sources)), found=str(len(given)))
-
-
-def _check_labels(labels: Sequence, points: Sequence) -> None:
-    """Raise a `PromptError` unless each point has one label, and that is a label."""
-
-    def counts(nested: Sequence) -> list[list[int]]:
-        return [[len(of_object) for of_object in of_image] for of_image in nested]
-
-    try:
-        is_alike = counts(labels) == counts(points)
-    except TypeError:  # not nested so deep
-        is_alike = False
-    if not is_alike:
-        raise PromptError("each point has one label", expected="input_labels nested as input_points", found=str(labels))
-    if any(label not in (1, 0, PADDING) for image in labels for of_object in image for label in of_object):
-        raise PromptError(
-            "a point has an unknown label", expected="1 (object), 0 (ground) or -1 (no point)", found=str(labels)
-        )
 
 
 def _fill_up(slices: Tensor, depth: int) -> Tensor:

@@ -52,7 +52,7 @@ def prompts_of(
 def _check_before_encoding(prompt, shape_zyx: tuple[int, int, int], is_volume: bool) -> None:
     """What the predictor would refuse too, but only after minutes of encoding."""
     from medsam_adapter.errors import PromptError
-    from medsam_adapter.processing_msa import check_point
+    from medsam_adapter.prompts.checks import check_point
 
     if not prompt.points and not prompt.boxes:
         raise PromptError(

@@ -97,12 +97,8 @@ def _is_deflated(path: Path) -> bool:
 
 def _three_axes(stored: np.ndarray, path: Path, channel: int | None) -> np.ndarray:
     """(i, j, k[, channel]) as stored -> (k, j, i), or (k, j, i, 3) for the RGB dtype."""
-    tail: tuple[int, ...] = ()
-    if stored.dtype.names:  # NIfTI's RGB24 and RGBA32 are records
-        stored = np.stack([stored[name] for name in ("R", "G", "B")], axis=-1)
-        spatial, tail = stored.shape[:-1], (3,)
-    else:
-        spatial = stored.shape
+    spatial, tail = stored.shape, (3,) if stored.dtype.names else ()
+    stored = rgb_last(stored)
     if np.iscomplexobj(stored):
         raise DataError("holds complex numbers", file=path, expected="real voxels", hint="save the magnitude first")
     if stored.size == 0 or len(spatial) < 2:
@@ -127,6 +123,11 @@ def _three_axes(stored: np.ndarray, path: Path, channel: int | None) -> np.ndarr
     three = (*spatial, 1)[:3] if len(spatial) < 3 else spatial[:3]
     volume = stored.reshape(three + tail)
     return volume.transpose((2, 1, 0, 3) if tail else (2, 1, 0))
+
+
+def rgb_last(voxels: np.ndarray) -> np.ndarray:
+    """NIfTI's RGB24 and RGBA32, which are records (...), as (..., 3); other voxels as they are."""
+    return np.stack([voxels[name] for name in "RGB"], axis=-1) if voxels.dtype.names else voxels
 
 
 def _spacing_zyx(affine: np.ndarray, shape: tuple[int, ...], path: Path) -> tuple[float, float, float]:

@@ -12,6 +12,8 @@ import numpy as np
 
 from medsam_adapter.data.geometry import Turn
 from medsam_adapter.data.sample import Scan
+from medsam_adapter.inference.prompts_by_slice import by_slice
+from medsam_adapter.prompts.types import ObjectPrompt
 
 PLANES = ("axial", "coronal", "sagittal")
 _CODES = {"axial": "LPS", "coronal": "LIP", "sagittal": "PIL"}
@@ -50,7 +52,7 @@ class Plane:
     @property
     def slicing_axis(self) -> int:
         """The axis (0 i, 1 j, 2 k) of the file along which the slices follow each other."""
-        return next(axis for axis, (target, _) in enumerate(self.turn.orientation) if target == 2)
+        return _slicing_axis(self.turn)
 
     def slice_of(self, array_file: np.ndarray, index: int) -> np.ndarray:
         """(H, W) or (H, W, 3) of this plane, from an array (D, H, W, ...) of the file; a view."""
@@ -64,6 +66,17 @@ class Plane:
     def from_file(self, point_xyz) -> np.ndarray:
         """A voxel (i, j, k) of the file as (x, y, slice) of this plane."""
         return self.turn.points_to_source(point_xyz)
+
+    def prompts_on(self, index: int, prompt: ObjectPrompt) -> tuple[list, list[int], list]:
+        """(points_xy, labels, boxes_xyxy) of an object on a slice of this plane, in its pixels."""
+        here = by_slice(self.turn, prompt).get(index, ObjectPrompt())
+        points = [tuple(self.from_file(point)[:2].tolist()) for point in here.points]
+        boxes = []
+        for box in here.boxes:
+            corners = np.array([self.from_file(box[:3]), self.from_file(box[3:])])
+            if corners[0, 2] == corners[1, 2]:  # seen from the side it is a line
+                boxes.append((*corners.min(0)[:2].tolist(), *corners.max(0)[:2].tolist()))
+        return points, here.labels, boxes
 
     @property
     def pixel_aspect(self) -> float:
@@ -85,3 +98,13 @@ def planes_of(scan: Scan) -> dict[str, Plane]:
         known = edges if scan.affine is not None else {}
         planes[name] = Plane(name, turn, turn.spacing_to_source(scan.spacing_mm), known)
     return planes
+
+
+def plane_sliced_like(turn: Turn, planes: dict[str, Plane]) -> Plane | None:
+    """The plane whose slices are those of another source frame, such as a model's."""
+    axis = _slicing_axis(turn)
+    return next((plane for plane in planes.values() if plane.slicing_axis == axis), None)
+
+
+def _slicing_axis(turn: Turn) -> int:
+    return next(axis for axis, (target, _) in enumerate(turn.orientation) if target == 2)

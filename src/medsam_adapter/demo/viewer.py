@@ -82,7 +82,7 @@ def layers_on(space: Workspace, plane_name: str) -> list[Layer]:
     for number, each in enumerate(space.objects):
         if not each.is_visible:
             continue
-        points, labels, boxes = space.prompts_on(each, plane_name)
+        points, labels, boxes = plane.prompts_on(index, each.thing.prompt)
         mask = plane.slice_of(each.mask, index)
         layers.append(Layer(mask, each.thing.colour, points, labels, boxes, number == space.active))
     return layers

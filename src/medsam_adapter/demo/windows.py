@@ -55,3 +55,9 @@ def to_bytes(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     low, high = window
     unit = (values.astype(np.float32) - low) / max(high - low, 1e-6)
     return (np.clip(unit, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def intensity_of(scan: Scan, window: tuple[float, float]) -> tuple[str, tuple[float, float] | None]:
+    """(intensity, window_hu) as in `SessionObject`, with which a model sees what the window shows."""
+    is_as_it_is = scan.array.dtype == np.uint8 and window == (0.0, 255.0)
+    return ("rgb", None) if is_as_it_is else ("window", window)

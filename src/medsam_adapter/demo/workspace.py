@@ -18,13 +18,12 @@ from medsam_adapter.data.sample import Scan
 from medsam_adapter.demo.encodings import Encodings
 from medsam_adapter.demo.models import Models
 from medsam_adapter.demo.objects import History, Segmented, Step
-from medsam_adapter.demo.planes import Plane, planes_of
+from medsam_adapter.demo.planes import Plane, plane_sliced_like, planes_of
 from medsam_adapter.demo.rendering import STYLES
 from medsam_adapter.demo.uploads import Limits, read_upload
-from medsam_adapter.demo.windows import PRESETS, likely_modality, window_of
+from medsam_adapter.demo.windows import PRESETS, intensity_of, likely_modality, window_of
 from medsam_adapter.errors import DataError, PromptError, no_text_prompts
 from medsam_adapter.inference.prompted_slices import Encoded
-from medsam_adapter.inference.prompts_by_slice import by_slice
 from medsam_adapter.inference.session import Session, SessionObject
 from medsam_adapter.inference.session_masks import (
     carry,
@@ -168,7 +167,7 @@ class Workspace:
         with self.lock:
             encoded = self.encoded(self._with_intensity(self.objects[self.active].thing))
             middle = np.array(self.opened().shape_zyx[::-1]) // 2
-            shown = self._slicing_plane(encoded)
+            shown = plane_sliced_like(encoded.turn, self.planes)
             if shown is not None:
                 middle = np.array(shown.to_file(0, 0, self.at[shown.name]))
             near = encoded.turn.slice_of(middle)
@@ -179,18 +178,12 @@ class Workspace:
         """(slices encoded by now, all slices) of what was asked for last; (0, 0) of nothing. Waits for nobody."""
         return self._encodings.progress()
 
-    def _slicing_plane(self, encoded: Encoded) -> Plane | None:
-        """The plane whose slices are those that the model sees."""
-        axis = next(axis for axis, (target, _) in enumerate(encoded.turn.orientation) if target == 2)
-        return next((plane for plane in self.planes.values() if plane.slicing_axis == axis), None)
-
     def _with_intensity(self, thing: SessionObject) -> SessionObject:
         """With what the window shows now, for models without an intensity of their own; fixed by the first prompt."""
         if thing.intensity is not None:
             return thing
         out = copy.deepcopy(thing)
-        is_as_it_is = self.opened().array.dtype == np.uint8 and self.window == (0.0, 255.0)
-        out.intensity, out.window_hu = ("rgb", None) if is_as_it_is else ("window", self.window)
+        out.intensity, out.window_hu = intensity_of(self.opened(), self.window)
         return out
 
     # -- prompts -------------------------------------------------------------------------------------------------------
@@ -223,7 +216,8 @@ class Workspace:
         """
         with self.lock:
             chosen, index = self.plane(plane), self.at[plane]
-            wanted = self._slicing_plane(self.encoded(self._with_intensity(self.objects[self.active].thing)))
+            encoded = self.encoded(self._with_intensity(self.objects[self.active].thing))
+            wanted = plane_sliced_like(encoded.turn, self.planes)
             if wanted is not None and wanted.name != chosen.name:
                 raise PromptError(
                     f"this model sees {wanted.name} slices", expected=f"a box in the {wanted.name} plane",
@@ -422,15 +416,3 @@ class Workspace:
         shape = self.opened().shape_zyx
         things = [copy.deepcopy(each.thing) for each in self.objects]
         return Session(self.scan_name, self.digest, shape, self.models.name, adapter, is_plain, things, self.window)
-
-    def prompts_on(self, each: Segmented, plane: str) -> tuple[list, list[int], list]:
-        """(points_xy, labels, boxes_xyxy) of an object on the slice that a plane shows, in pixels of the plane."""
-        chosen, index = self.planes[plane], self.at[plane]
-        here = by_slice(chosen.turn, each.thing.prompt).get(index, ObjectPrompt())
-        points = [tuple(chosen.from_file(point)[:2].tolist()) for point in here.points]
-        boxes = []
-        for box in here.boxes:
-            corners = np.array([chosen.from_file(box[:3]), chosen.from_file(box[3:])])
-            if corners[0, 2] == corners[1, 2]:  # seen from the side it is a line
-                boxes.append((*corners.min(0)[:2].tolist(), *corners.max(0)[:2].tolist()))
-        return points, here.labels, boxes

@@ -24,6 +24,10 @@ else:
 
 MODEL_FILES = ("config.json", "adapter_config.json", "adapter_model.safetensors", "model.safetensors")
 """What makes a repo open; those of an earlier upload must not outlive a later one."""
+PUSH_ARGUMENTS = (
+    "repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags",
+)  # fmt: skip
+"""What `save_pretrained(..., push_to_hub=True)` hands on to `push_to_hub`."""
 TAGS = ("msa-adapter", "medical", "segmentation", "sam", "peft")
 
 

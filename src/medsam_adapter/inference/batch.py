@@ -27,7 +27,7 @@ from medsam_adapter.inference.batch_cases import BatchCase, check_cases
 from medsam_adapter.inference.batch_manifest import DONE, FAILED, INTERRUPTED, STARTED, Manifest, Record
 from medsam_adapter.inference.batch_output import refuse_overwriting
 from medsam_adapter.inference.predictor import MSAPredictor
-from medsam_adapter.processing_msa import check_point
+from medsam_adapter.prompts.checks import check_point
 from medsam_adapter.prompts.types import ObjectPrompt
 from medsam_adapter.writing import naming_write_errors
 

@@ -31,7 +31,8 @@ from medsam_adapter.inference.slices import SliceEmbeddings
 from medsam_adapter.inference.source_grid import on_source_grid
 from medsam_adapter.inference.turns import turns_of
 from medsam_adapter.inference.volume import CarryRules, anchors_only, carry_masks, keep_prompted
-from medsam_adapter.modeling_msa import HUB_ARGUMENTS, MSAModel
+from medsam_adapter.model_opening import HUB_ARGUMENTS
+from medsam_adapter.modeling_msa import MSAModel
 from medsam_adapter.processing_msa import MSAProcessor
 from medsam_adapter.prompts.text import load_text_encoder
 from medsam_adapter.prompts.types import ObjectPrompt

@@ -10,7 +10,8 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from medsam_adapter.backbones import resolve_base
 from medsam_adapter.errors import CheckpointError
 from medsam_adapter.modeling_msa import MSAModel
-from medsam_adapter.processing_msa import IMAGENET_MEAN, IMAGENET_STD, MSAProcessor, settings_told
+from medsam_adapter.processing_msa import MSAProcessor
+from medsam_adapter.processor_settings import IMAGENET_MEAN, IMAGENET_STD, settings_told
 
 FILE = "preprocessor_config.json"
 

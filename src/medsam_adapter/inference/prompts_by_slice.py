@@ -8,7 +8,7 @@ import numpy as np
 
 from medsam_adapter.data.geometry import Turn
 from medsam_adapter.errors import PromptError
-from medsam_adapter.processing_msa import check_point
+from medsam_adapter.prompts.checks import check_point
 from medsam_adapter.prompts.clicks import BACKGROUND, FOREGROUND
 from medsam_adapter.prompts.types import ObjectPrompt
 

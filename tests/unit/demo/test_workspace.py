@@ -124,10 +124,10 @@ def test_a_click_in_a_plane_is_the_voxel_under_it(predictor, tmp_path, axes, pla
     assert prompt.points == [voxel] and prompt.labels == [1]
     for name, each in space.planes.items():
         assert space.at[name] == each.from_file(voxel)[2]
-        points, labels, _ = space.prompts_on(space.objects[0], name)
+        points, labels, _ = each.prompts_on(space.at[name], prompt)
         assert points == [tuple(each.from_file(voxel)[:2])] and labels == [1]
         space.go_to(name, space.at[name] + 1)
-        assert space.prompts_on(space.objects[0], name)[0] == []
+        assert each.prompts_on(space.at[name], prompt)[0] == []
     processor = MSAProcessor.from_model(predictor.model, intensity="window", window_hu=space.window)
     encoded = predictor.encode(space.scan, "volume", processor=processor)
     want = predictor.predict_objects(encoded, [prompt], carry=False)[0] > 0
@@ -140,9 +140,11 @@ def test_a_box_in_the_models_plane(opened):
     opened.go_to("axial", Z)
     x, y, _ = opened.planes["axial"].from_file((X, Y, Z))
     opened.box("axial", x + 6, y + 7, x - 6, y - 7)
-    assert opened.objects[0].thing.prompt.boxes == [(X - 6, Y - 7, Z, X + 6, Y + 7, Z)]
-    assert opened.prompts_on(opened.objects[0], "axial")[2] == [(x - 6, y - 7, x + 6, y + 7)]
-    assert opened.prompts_on(opened.objects[0], "coronal")[2] == []  # a line from there
+    prompt = opened.objects[0].thing.prompt
+    assert prompt.boxes == [(X - 6, Y - 7, Z, X + 6, Y + 7, Z)]
+    seen = {name: each.prompts_on(opened.at[name], prompt)[2] for name, each in opened.planes.items()}
+    assert seen["axial"] == [(x - 6, y - 7, x + 6, y + 7)]
+    assert seen["coronal"] == []  # a line from there
     opened.box("axial", x - 3, y - 3, x + 3, y + 3)
     assert len(opened.objects[0].thing.prompt.boxes) == 1
     opened.go_to("axial", Z + 1)
