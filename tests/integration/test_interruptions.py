@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from medsam_adapter.data.phantom import write_phantom_dataset
 from medsam_adapter.errors import CheckpointError, Interrupted, MSAError, OutputError
 from medsam_adapter.training import checkpoint as checkpoint_module
-from medsam_adapter.training import loop, run_folder
+from medsam_adapter.training import loop, run_folder, run_lock
 from medsam_adapter.training.checkpoint import checkpoints, load_checkpoint
 from medsam_adapter.training.objective import PromptedObjective
 from medsam_adapter.training.progress import Progress
@@ -448,7 +448,8 @@ def test_a_run_that_starts_anew_cannot_be_resumed_from_the_old_one(make, tmp_pat
     with pytest.raises(CheckpointError, match="nothing to resume"):
         train(run, resume=True)
     left = {file.name for file in (tmp_path / "run").iterdir()}
-    assert left == {"recipe.yaml", "data.json", "versions.json", "split.json"}  # nothing of the old model
+    # Nothing of the old model; the lock is what a killed run cannot remove.
+    assert left == {"recipe.yaml", "data.json", "versions.json", "split.json", ".lock"}
 
 
 def test_a_run_does_not_begin_in_the_folder_of_another(make, tmp_path):
@@ -596,6 +597,9 @@ def test_a_disk_that_becomes_read_only(make, whole, disk):
     run = make(folder / "run")
     original = loop._Run._save_or_stop
 
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
     def locks(self):
         original(self)
         if self.progress.step == 3:
@@ -603,6 +607,8 @@ def test_a_disk_that_becomes_read_only(make, whole, disk):
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(loop._Run, "_save_or_stop", locks)
+        # A file system with a file open for writing is not made read-only by hand, and the lock is one.
+        monkeypatch.setattr(run_lock, "try_lock", no_locks)
         with pytest.raises(OutputError, match="cannot be written") as error:
             train(run)
     assert error.value.found == os.strerror(errno.EROFS) and "step-00000004" in str(error.value.file)
