@@ -198,6 +198,23 @@ def test_recipe_switches_train(phantoms, tiny_base, tmp_path, changes):
     MSAModel.from_pretrained(result.folder)
 
 
+def test_a_python_process_trains_in_one_precision_and_then_in_another(phantoms, tiny_base, tmp_path):
+    for number, precision in enumerate(["no", "bf16", "no"]):
+        made = recipe(phantoms, tiny_base, tmp_path / str(number), epochs=1, mixed_precision=precision)
+        loop.train(made, show_progress=False)
+        assert AcceleratorState().mixed_precision == precision
+
+
+@pytest.mark.parametrize("method", ["msa", "resunet"])
+def test_flip_mirrors_left_and_right_or_nothing(phantoms, tiny_base, tmp_path, method):
+    made = recipe(phantoms, tiny_base, tmp_path / "run", epochs=1)
+    made.model.method, made.model.size, made.data.flip, made.data.orientation = method, "tiny", True, "PIL"
+    with pytest.raises(RecipeError, match="flip mirrors left and right"):
+        loop.train(made, show_progress=False)
+    made.data.augment = False  # then it has no effect
+    loop.train(made, show_progress=False)
+
+
 def test_all_steps_of_an_update_weigh_the_same(phantoms, tiny_base, tmp_path, monkeypatch):
     """Three steps, two to an update: Accelerate halves each loss, also that of the step which is an update alone."""
     seen, weighed = [], []

@@ -1,4 +1,4 @@
-"""Paired augmentation of image and label map in the model frame, by MONAI; one change for all slices of a chunk."""
+"""Paired augmentation of images and label maps at the model frame's resolution, by MONAI; one for a chunk's slices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Augmentation:
 
     Args:
         image_size: side of the model frame in pixels.
-        flip: also mirror left and right.
+        flip: also mirror along the rows, which swaps left and right where the slices' x axis is theirs.
     """
 
     def __init__(self, image_size: int, flip: bool = False):
@@ -50,7 +50,10 @@ class Augmentation:
         self._compose = Compose(transforms)
 
     def __call__(self, image: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """image (D, C, S, S) in [0, 1], labels (D, S, S) integer -> the same shapes; the same for the same seed."""
+        """image (D, C, h, w) in [0, 1], labels (D, h, w) integer -> the same shapes; the same for the same seed.
+
+        What is given should be picture and no padding, which would be mirrored and turned into it.
+        """
         slices, channels = image.shape[:2]
         self._compose.set_random_state(state=np.random.RandomState(seed % 2**32))
         out = self._compose({"image": image.flatten(0, 1), "label": labels.float()})

@@ -19,6 +19,13 @@ from torch import Tensor
 from medsam_adapter.errors import DataError
 
 
+def resized(images: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """(N, C, H, W) float at another size, antialiased bilinear."""
+    if size_hw[1] == 1 and size_hw[0] > 1:  # torch 2.13 gets columns of one pixel wrong, and rows right
+        return resized(images.transpose(2, 3), size_hw[::-1]).transpose(2, 3)
+    return F.interpolate(images, size_hw, mode="bilinear", antialias=True, align_corners=False)
+
+
 @dataclass(frozen=True)
 class Letterbox:
     """Source slice (H, W) <-> model frame (S, S).
@@ -58,8 +65,7 @@ class Letterbox:
 
     def image_to_model(self, image: Tensor, pad_value: float = 0.0) -> Tensor:
         """(N, C, H, W) float to (N, C, S, S): antialiased bilinear, then padding."""
-        image = F.interpolate(image, self.resized_hw, mode="bilinear", antialias=True, align_corners=False)
-        return self._pad(image, pad_value)
+        return self._pad(resized(image, self.resized_hw), pad_value)
 
     def masks_to_model(self, masks: Tensor) -> Tensor:
         """(N, C, H, W) masks in [0, 1] to (N, C, S, S): area averages, so that a small object keeps its weight."""

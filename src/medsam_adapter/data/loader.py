@@ -108,12 +108,6 @@ def _resized(labels: np.ndarray, letterbox: Letterbox) -> Tensor:
     return F.pad(resized, (0, letterbox.image_size - width, 0, letterbox.image_size - height))
 
 
-def _within(labels: Tensor, resized_hw: tuple[int, int]) -> Tensor:
-    """(D, S, S) labels without what lies outside the part of the frame that the picture fills."""
-    height, width = resized_hw
-    return F.pad(labels[:, :height, :width], (0, labels.shape[2] - width, 0, labels.shape[1] - height))
-
-
 def mask_of(labels: Tensor, target: tuple[int, ...]) -> Tensor:
     """Where a label map shows a target: bool, of its shape."""
     if len(target) == 1:  # much the faster one
@@ -176,8 +170,7 @@ class PromptedDataset(TorchDataset):
         else:
             name, shown = "pixel_values", case.image[first : first + count].float() / 255
             if self.augmentation is not None:
-                changed, turned = self.augmentation(shown, labels, int(rng.integers(2**31)))
-                turned = _within(turned, case.resized_hw)  # what leaves it is blanked with the picture
+                changed, turned = self._augmented(case, shown, labels, int(rng.integers(2**31)))
                 if self._shows_any(case, turned) or not self._shows_any(case, labels):
                     shown, labels = changed, turned  # else the only target was tiny, or near the border, and is gone
             shown = self.processor.normalise(shown, case.resized_hw)
@@ -195,6 +188,15 @@ class PromptedDataset(TorchDataset):
             item["texts"] = self.texts.embeddings[[row for _, row in said]]
             item["text_targets"] = F.pad(meant, (0, 0, 0, 0, 0, 0, 0, missing))
         return item
+
+    def _augmented(self, case: PreparedCase, shown: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Changed within the part of the frame that the picture fills: what is mirrored stays in the picture."""
+        assert self.augmentation is not None
+        height, width = case.resized_hw
+        changed = self.augmentation(shown[..., :height, :width], labels[:, :height, :width], seed)
+        side = labels.shape[-1]
+        image, turned = (F.pad(each, (0, side - width, 0, side - height)) for each in changed)
+        return image, turned
 
     def _chunk(self, case: PreparedCase, rng: np.random.Generator) -> tuple[int, int]:
         """First slice and number of slices of a chunk that shows a target drawn evenly, or of any chunk."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError
@@ -53,6 +53,16 @@ def with_validation(split: Mapping[str, list[str]], cases: Iterable[Case], fract
     if split.get("val") or not fraction or len({case.patient_id for case in train}) < 2:
         return split
     return {**split, **make_split(train, {"train": 1 - fraction, "val": fraction}, seed)}
+
+
+def drawn(cases: Sequence[Case], most: int | None, seed: int) -> list[Case]:
+    """At most so many of a part's cases, in their order; all if `most` is None.
+
+    Drawn, since ids begin with what cases have in common (a site, a scanner, a modality) and parts are sorted by them.
+    """
+    chosen = sorted(cases, key=lambda case: (_rank(seed, case.case_id), case.case_id))[:most]
+    names = {case.case_id for case in chosen}
+    return [case for case in cases if case.case_id in names]
 
 
 def _rank(seed: int, patient: str) -> str:

@@ -220,9 +220,6 @@ def _train(
     if state:
         refuse_another_run(recipe, state, ("checkpoint_every", "workers"), output / "recipe.json")
         restore_weights(model, state["model"], output)
-        optimizer.load_state_dict(state["optimizer"])
-        if "scaler" in state and accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(state["scaler"])
     start = state["step"] if state else 0
     is_main = accelerator.is_main_process
     lock.take()
@@ -234,6 +231,10 @@ def _train(
             write_text(output / "recipe.json", json.dumps(asdict(recipe), indent=1) + "\n")
             truncate_log(output / "log.jsonl", "step", start if state else -1)
     objective, optimizer = accelerator.prepare(_Promptable(model), optimizer)
+    if state:  # after it: prepare would put AdamW's counters on a GPU, to be read there one by one at each step
+        optimizer.load_state_dict(state["optimizer"])
+        if "scaler" in state and accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(state["scaler"])
     end = min(recipe.steps, start + stop_after) if stop_after else recipe.steps
     loader = DataLoader(
         Scenes(recipe, start, accelerator.process_index, accelerator.num_processes),

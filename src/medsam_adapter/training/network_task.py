@@ -29,7 +29,7 @@ from medsam_adapter.processing_msa import MSAProcessor
 from medsam_adapter.training.global_batches import shared_loader
 from medsam_adapter.training.processes import num_processes, refuse_sharding, sum_over_processes
 from medsam_adapter.training.recipe import Recipe
-from medsam_adapter.training.setup import TrainingData
+from medsam_adapter.training.setup import TrainingData, check_flip
 
 NO_EFFECT: dict[str, tuple[str, ...]] = {
     "model": ("base", "image_size", "adapter", "lora"),
@@ -61,6 +61,8 @@ class NetworkTask:
                 data.dataset, data.train, targets, recipe.data.orientation, progress=lambda done, total: bar.update()
             )
         self.plan = self.baseline.plan(fingerprint)
+        if not self.plan.is_picture:
+            check_flip(recipe.data, self.plan.orientation)
         self.processor.orientation = self.plan.orientation
         torch.manual_seed(recipe.run.seed)
         self.model = self.baseline.build(self.plan)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, InitProcessGroupKwargs, gather_object
 from torch import Tensor, nn
@@ -44,6 +45,10 @@ def make_accelerator(
             f"the tracker {tracker} is not installed", expected=f"pip install {tracker}", found="no such package",
             hint="--run.tracker none trains without",
         )  # fmt: skip
+    before = AcceleratorState._shared_state.get("_mixed_precision", mixed_precision)
+    if before != mixed_precision and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        # Accelerate keeps one state for a Python process, and refuses a run of another precision after the first.
+        AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
         mixed_precision=mixed_precision, gradient_accumulation_steps=gradient_accumulation, cpu=_must_use_cpu(),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE), *options.pop("kwargs_handlers", [])], **options,

@@ -28,6 +28,7 @@ from medsam_adapter.training.processes import is_sharded, name_wrapped_blocks, w
 from medsam_adapter.training.recipe import Recipe
 from medsam_adapter.training.setup import (
     TrainingData,
+    check_flip,
     make_model,
     make_processor,
     make_text_sampler,
@@ -88,6 +89,8 @@ class PromptedTask:
         if self.store is not None:
             self._keep_features(cases)
         is_volume = any(len(case.image) > 1 for case in cases)
+        if is_volume:
+            check_flip(recipe.data, self.processor.orientation)
         adapters = self.model.peft_config if self.model._hf_peft_config_loaded else {}
         chunk = chunk_slices(recipe, next(iter(adapters.values()), None)) if is_volume else 1
         vision = self.model.config.vision_config

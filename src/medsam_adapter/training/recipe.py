@@ -69,9 +69,9 @@ class DataSection:
     split_seed: int = 0
     """Seed of the split."""
     max_train_cases: int | None = None
-    """Use only so many training cases."""
+    """Use only so many training cases, drawn by split_seed."""
     max_val_cases: int | None = 16
-    """Validate on at most so many cases."""
+    """Validate on at most so many cases, drawn by split_seed."""
     chunk_slices: int | None = None
     """Slices of a volume in a sample; if empty model.adapter.num_slices, which is 8 where nobody sets it."""
     samples_per_case: int = 1

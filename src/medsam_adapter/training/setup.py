@@ -10,7 +10,7 @@ import torch
 from medsam_adapter.adapters.files import start_from_adapter
 from medsam_adapter.data.layouts import Dataset, open_dataset
 from medsam_adapter.data.sample import Case
-from medsam_adapter.data.splits import Split, load_split, make_split, with_validation
+from medsam_adapter.data.splits import Split, drawn, load_split, make_split, with_validation
 from medsam_adapter.errors import CheckpointError, DataError, MSAError, RecipeError
 from medsam_adapter.frozen_features import num_frozen_blocks
 from medsam_adapter.inference.feature_store import FeatureStore
@@ -74,8 +74,9 @@ def open_data(section: DataSection) -> TrainingData:
         raise DataError(
             "the split has no training case", file=section.split or section.path, expected="train: [case ids]"
         )
-    train = parts["train"][: section.max_train_cases]
-    return TrainingData(dataset, split, train, parts["val"][: section.max_val_cases], parts["test"], how)
+    train = drawn(parts["train"], section.max_train_cases, section.split_seed)
+    val = drawn(parts["val"], section.max_val_cases, section.split_seed)
+    return TrainingData(dataset, split, train, val, parts["test"], how)
 
 
 def make_model(recipe: Recipe, dataset: Dataset) -> MSAModel:
@@ -177,6 +178,16 @@ def open_feature_store(recipe: Recipe, model: MSAModel) -> FeatureStore | None:
             hint="leave data.feature_cache empty, or move the adapters up",
         )
     return FeatureStore(recipe.data.feature_cache, model)
+
+
+def check_flip(data: DataSection, orientation: str | None) -> None:
+    """Raises RecipeError if `data.flip`, which mirrors the x axis of volumes, would not swap left and right."""
+    if data.augment and data.flip and orientation and orientation[0] not in "LR":
+        raise RecipeError(
+            "data.flip mirrors left and right", expected="data.orientation with L or R first, such as LPS",
+            found=f"{orientation}, whose slices run along {orientation[0]}",
+            hint="--data.flip false, or another --data.orientation",
+        )  # fmt: skip
 
 
 def make_processor(recipe: Recipe, model: MSAModel, dataset: Dataset) -> MSAProcessor:

@@ -165,20 +165,21 @@ def test_only_objects_that_would_vanish_are_filled_up():
     assert got[:, 2].sum() == 0
 
 
-@pytest.mark.parametrize(("shift", "columns"), [(0, [6, 7]), (1, [7]), (2, [6, 7])])
-def test_a_target_moved_into_the_padding_is_blanked_with_the_picture(shift, columns):
-    """The picture fills the left half of the frame; a shift that would blank the whole target is not made."""
-    labels = np.zeros((1, 16, 8), np.uint8)
-    labels[:, :, 6:] = 1
-    sample = Sample("a", Scan(labels.astype(np.float32)), labels, {1: "edge"}, {"edge": (1,)})
+@pytest.mark.parametrize("size_hw", [(16, 8), (8, 16), (16, 16), (16, 1)])
+def test_an_augmentation_sees_the_picture_and_no_padding(size_hw):
+    """Mirrored both ways, it stays in the part of the frame that it fills, with its label."""
+    labels = np.zeros((1, *size_hw), np.uint8)
+    labels[:, :3, :2] = 1
+    sample = Sample("a", Scan(labels.astype(np.float32)), labels, {1: "corner"}, {"corner": (1,)})
     processor = MSAProcessor(image_size=16, intensity="unit", image_mean=[0] * 3, image_std=[1] * 3)
 
-    def move(image, labels, seed):
-        return image.roll(shift, -1), labels.roll(shift, -1)
+    def mirror(image, labels, seed):
+        assert image.shape == (1, 1, *size_hw) and labels.shape == (1, *size_hw)
+        return image.flip(-1, -2), labels.flip(-1, -2)
 
-    item = PromptedDataset([prepare_case(sample, processor)], processor, 1, 16, 1, augmentation=move)[0]
+    item = PromptedDataset([prepare_case(sample, processor)], processor, 1, 16, 1, augmentation=mirror)[0]
     expected = torch.zeros(16, 16)
-    expected[:, columns] = 1
+    expected[: size_hw[0], : size_hw[1]] = torch.from_numpy(labels[0].astype(np.float32)).flip(0, 1)
     assert torch.equal(item["targets"][0, 0], expected) and torch.equal(item["pixel_values"][0, 0], expected)
 
 

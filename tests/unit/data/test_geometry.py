@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medsam_adapter.data.geometry import Letterbox, Turn, to_tensor
+from medsam_adapter.data.geometry import Letterbox, Turn, resized, to_tensor
 from medsam_adapter.errors import DataError
 
 quick = settings(max_examples=60, deadline=None)
@@ -221,6 +221,16 @@ def test_nibabel_agrees():
     ras = np.asarray(nib.as_closest_canonical(image).dataobj).transpose(2, 1, 0)
     turned = Turn.to_codes(affine, (5, 4, 3), "RAS").array_to_source(np.asarray(image.dataobj).transpose(2, 1, 0))
     np.testing.assert_array_equal(turned, ras)
+
+
+@pytest.mark.parametrize(("width", "new_width"), [(1, 1), (3, 1), (200, 64), (7, 1)])
+def test_a_column_of_one_pixel_is_resized_as_a_row(width, new_width):
+    """torch 2.13 gives every pixel of such a column the value of its last ones."""
+    ramp = torch.arange(200.0)[:, None].expand(200, width)[None, None]
+    new = resized(ramp, (64, new_width))
+    rows = resized(ramp.transpose(2, 3), (new_width, 64)).transpose(2, 3)
+    torch.testing.assert_close(new, rows, atol=1e-3, rtol=0)
+    assert new[0, 0, 0, 0] < 5 and new[0, 0, -1, 0] > 194
 
 
 def test_to_tensor_takes_flipped_and_foreign_arrays():

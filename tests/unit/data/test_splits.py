@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medsam_adapter.data.sample import Case
-from medsam_adapter.data.splits import load_split, make_split, save_split, verify_split, with_validation
+from medsam_adapter.data.splits import drawn, load_split, make_split, save_split, verify_split, with_validation
 from medsam_adapter.errors import DataError
 
 
@@ -112,3 +112,14 @@ def test_validation_cases_are_taken_from_the_training_part_alone_and_by_patient(
     assert split == with_validation(official, listed[::-1], 0.2, seed=3)
     assert with_validation({**official, "val": ["p1_0"]}, listed, 0.2)["val"] == ["p1_0"]
     assert with_validation(official, listed, 0.0) == official
+
+
+def test_some_cases_of_a_part_are_drawn():
+    """Ids begin with what cases have in common: the first ten would be of one site."""
+    part = [Case(f"{site}_{number:02d}", Path("a.png")) for site in ("a", "b", "c") for number in range(20)]
+    chosen = drawn(part, 15, 0)
+    assert len(chosen) == 15 and chosen == [case for case in part if case in chosen]
+    assert {case.case_id[0] for case in chosen} == {"a", "b", "c"}
+    assert drawn(part[::-1], 15, 0) == chosen[::-1] and drawn(part, 15, 1) != chosen
+    assert drawn(part, None, 0) == part == drawn(part, 99, 0)
+    assert set(map(id, drawn(part, 10, 0))) < set(map(id, chosen))  # more cases are the same and some more

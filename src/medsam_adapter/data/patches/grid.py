@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from medsam_adapter.data.fingerprint import turn_of
-from medsam_adapter.data.geometry import Turn, to_tensor
+from medsam_adapter.data.geometry import Turn, resized, to_tensor
 from medsam_adapter.data.patches.plan import Plan
 from medsam_adapter.data.sample import Scan
 from medsam_adapter.errors import DataError
@@ -132,13 +131,7 @@ def resample(volume: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """(C, D, H, W) float to (C, *shape), linear; corners of the two grids lie on each other."""
     depth, height, width = shape
     if volume.shape[2:] != (height, width):
-        volume = _linear(volume, (height, width))
+        volume = resized(volume, (height, width))
     if volume.shape[1] != depth:
-        volume = _linear(volume.flatten(2)[None], (depth, height * width))[0].unflatten(2, (height, width))
+        volume = resized(volume.flatten(2)[None], (depth, height * width))[0].unflatten(2, (height, width))
     return volume
-
-
-def _linear(images: Tensor, size: tuple[int, int]) -> Tensor:
-    if images.shape[3] == size[1] == 1:  # torch 2.13 gets columns of one pixel wrong, and rows right
-        return _linear(images.transpose(2, 3), size[::-1]).transpose(2, 3)
-    return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
