@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from medsam_adapter.cli.main import run
 from medsam_adapter.data.layouts import LAYOUTS, open_dataset
 from medsam_adapter.data.parquet import tables as parquet
 from medsam_adapter.data.splits import load_split, verify_split
+from medsam_adapter.training import loop
 from miniatures import amos22, lidc
 
 SHAPE_XYZ = (9, 8, 5)
@@ -429,3 +431,16 @@ def test_help_imports_nothing_heavy():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert all(word in result.stdout for word in ("list", "info", "check", "prepare"))
+
+
+def test_the_next_command_can_be_pasted_whatever_the_folder_is_called(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["data", "phantom", "fold #2", "--cases", "1"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
+    assert shlex.split(line.removeprefix("next: ")) == ["msa", "data", "check", "fold #2"]
+    done = loop.TrainingResult(Path("fold #2"), float("nan"), 0, 1.0)
+    monkeypatch.setattr(loop, "train", lambda *args, **kwargs: done)
+    (tmp_path / "r.yaml").write_text("name: a\n")
+    assert run(["train", "r.yaml"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
+    assert shlex.split(line.removeprefix("next: ")) == ["msa", "evaluate", "fold #2"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -65,7 +66,7 @@ def convert_command(
         if drop_unknown:
             _refuse({"drop_unknown": True}, "it belongs to --to official")
         found, notes = _convert(file, output, kind, name, choices, adapters_only)
-        following = f"msa predict {output} IMAGE --point x,y -o MASK"
+        following = f"msa predict {shlex.quote(str(output))} IMAGE --point x,y -o MASK"
     if as_json:
         typer.echo(json.dumps({"output": str(output), "kind": found, "notes": notes}))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -22,4 +23,4 @@ def phantom_command(
 
     with bar("writing phantom CTs", cases, "volume") as show:
         write_phantom_dataset(folder, cases, seed, progress=show)
-    typer.echo(f"{cases} volumes: {folder}\nnext: msa data check {folder}")
+    typer.echo(f"{cases} volumes: {folder}\nnext: msa data check {shlex.quote(str(folder))}")

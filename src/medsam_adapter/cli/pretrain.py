@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -43,9 +44,9 @@ def promptable(
         return
     if step < values.steps:  # the backbone is written at the end
         typer.echo(f"{output}: step {step} of {values.steps}")
-        typer.echo(f"next: msa pretrain promptable {recipe} -o {output} --resume")
+        typer.echo(f"next: msa pretrain promptable {shlex.quote(str(recipe))} -o {shlex.quote(str(output))} --resume")
     else:
-        typer.echo(f"backbone: {output}\nnext: msa train RECIPE --model.base {output}")
+        typer.echo(f"backbone: {output}\nnext: msa train RECIPE --model.base {shlex.quote(str(output))}")
 
 
 @app.command("ssl", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -78,10 +79,11 @@ def ssl(
         typer.echo(f"{result.num_skipped} pictures could not be read: {result.folder / 'skipped.jsonl'} names them")
     if result.check:
         typer.echo("held pictures: " + ", ".join(f"{name} {value:g}" for name, value in result.check.items()))
+    folder = shlex.quote(str(result.folder))
     if result.step < values.steps:
-        typer.echo(f"next: msa pretrain ssl {result.folder} -o {result.folder} --resume")
+        typer.echo(f"next: msa pretrain ssl {folder} -o {folder} --resume")
     else:
-        typer.echo(f"next: msa train RECIPE --base {result.folder}")
+        typer.echo(f"next: msa train RECIPE --base {folder}")
 
 
 @app.command("text")
@@ -110,5 +112,6 @@ def text(
         shares = train_text_model(values, output, show)
     typer.echo(
         f"text model: {output}\nsentences whose targets it names exactly: {shares['train']:.1%} of the training part, "
-        f"{shares['held_out']:.1%} of the held-out part\nnext: msa train RECIPE --prompts.text 1 --text.model {output}"
+        f"{shares['held_out']:.1%} of the held-out part\n"
+        f"next: msa train RECIPE --prompts.text 1 --text.model {shlex.quote(str(output))}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -111,6 +112,7 @@ def quickstart_command(
     (output / "results.json").write_text(json.dumps(facts, indent=1) + "\n")
     print_results(results)
     point = results[-1].cases[0].prompts["points"][0]
+    words = [shlex.quote(str(path)) for path in (run, test[0].image, run / "recipe.yaml")]
     typer.echo(
         f"4/4  done in {seconds / 60:.1f} min\n"
         f"     adapter     {run}  ({size_mb:.1f} MB)\n"
@@ -118,8 +120,8 @@ def quickstart_command(
         f"     overlay     {overlay}\n"
         f"     table       {output / 'results.json'}\n"
         "next, on this phantom and on your own data:\n"
-        f"     msa predict {run} {test[0].image} --point {','.join(f'{v:.0f}' for v in point)} -o mask.nii.gz\n"
+        f"     msa predict {words[0]} {words[1]} --point {','.join(f'{v:.0f}' for v in point)} -o mask.nii.gz\n"
         "     msa data check FOLDER     (which names the scale that the scans need)\n"
-        f"     msa train {run}/recipe.yaml --data.path FOLDER --data.intensity SCALE --run.output outputs/mine\n"
+        f"     msa train {words[2]} --data.path FOLDER --data.intensity SCALE --run.output outputs/mine\n"
         "     (SCALE: ct:soft-tissue for CT, percentile for MR and ultrasound, rgb for 8-bit pictures)"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +47,7 @@ def train_command(
     if result.best_dice == result.best_dice:  # not NaN: there were validation cases
         prompts = loaded.run.validate_prompts
         typer.echo(f"best validation Dice, {prompts}: {result.best_dice:.3f} in epoch {result.best_epoch}")
-    typer.echo(f"next: msa evaluate {result.folder}")
+    typer.echo(f"next: msa evaluate {shlex.quote(str(result.folder))}")
 
 
 def _print_dry_run(recipe, as_json: bool) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -51,7 +52,7 @@ def zoo_command(
     counts = f"{len(published)} on the Hub, " if not why_not else ""
     typer.echo(f"{counts}{len(here)} here ({', '.join(map(str, folders or [DEFAULT_FOLDER]))})")
     typer.echo(
-        f"next: msa predict {entries[0].name} SCAN --point x,y,z -o mask.nii.gz"
+        f"next: msa predict {shlex.quote(entries[0].name)} SCAN --point x,y,z -o mask.nii.gz"
         if entries
         else "next: msa train RECIPE makes one, or msa zoo FOLDER looks elsewhere"
     )

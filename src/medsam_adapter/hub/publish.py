@@ -7,6 +7,7 @@ state, pictures of patients and whatever else lies in the folder stay where they
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -208,7 +209,8 @@ def _results(facts: RunFacts, options: PushOptions) -> tuple[list[tuple[Path, Ev
     own = [(folder, result) for folder, result in found.items() if facts.is_own(result)]
     stale = [(f, r) for f, r in found.items() if not facts.is_own(r) and facts.bears_name(r)]
     others = [(f, r) for f, r in found.items() if not facts.is_own(r) and not facts.bears_name(r)]
-    again = f"msa evaluate {facts.folder} -o {facts.folder}/evaluation"
+    run, results = (shlex.quote(str(path)) for path in (facts.folder, facts.folder / "evaluation"))
+    again = f"msa evaluate {run} -o {results}"
     if stale and not options.force:
         raise CheckpointError(
             "its results are of other weights than those in the run folder", file=stale[0][0],
