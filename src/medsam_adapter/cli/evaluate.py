@@ -39,7 +39,9 @@ def evaluate_command(
     per: Annotated[
         str | None, typer.Option(help="volume (if left out): prompt once and carry; slice: prompt every slice.")
     ] = None,
-    target: Annotated[list[str] | None, typer.Option(help="Names of targets; all if left out.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Names of targets; on a run's own data those it learned, else all.")
+    ] = None,
     bank: Annotated[Path | None, typer.Option(help="Sentences in addition to the shipped bank of texts.")] = None,
     raters: Annotated[
         bool, typer.Option("--raters", help="Where several people marked the cases: also a row against each of them.")
@@ -105,11 +107,13 @@ def evaluate_command(
     from medsam_adapter.training.processes import process_index
 
     chosen = choose_cases(models, data, layout, channel, split, part or "test", asked, max_cases)
-    targets = target or None
+    targets = target or chosen.targets
     if paper:
         matched = paper.matched(target or chosen.dataset.targets, chosen.dataset.root)
-        targets = None if asked else targets or list(matched.values())
+        targets = None if asked else target or list(matched.values())
         chosen.notes = [*_paper_notes(paper, chosen, kinds, unit, given), *chosen.notes]
+    elif targets and not target:
+        chosen.notes.append(f"Targets: {', '.join(targets)}, which the run has learned; --target names others.")
     pictures = picture_settings(
         models, chosen.dataset, {"intensity": intensity, "window": window, "orientation": orientation}
     )

@@ -23,6 +23,7 @@ class Chosen:
         layout: the data set's.
         part: the part of the split that the cases are, or "all".
         notes: the data set's, where the part comes from, and what makes figures on it too good; a sentence each.
+        targets: names of those that the run has learned, where the data is the run's own; None for all.
         seen: {model as given: that it was trained or chosen on some of the cases, a sentence}; those only that were.
     """
 
@@ -31,6 +32,7 @@ class Chosen:
     layout: str
     part: str
     notes: list[str] = field(default_factory=list)
+    targets: list[str] | None = None
     seen: dict[str, str] = field(default_factory=dict)
 
 
@@ -62,6 +64,7 @@ def choose_cases(
 
     run = next((Path(model) for model in models if (Path(model) / "split.json").is_file()), None)
     section = _recipe_data(run) if run else {}
+    learned = None
     if data is None:
         if run is None:
             raise DataError(
@@ -75,8 +78,10 @@ def choose_cases(
         data, layout = Path(_data_path(run)), section["layout"]
         channel = channel or section.get("channel", "")
         split = split or run / "split.json"
+        learned = section.get("targets")
     elif run and _is_same(_data_path(run), data):
         split = split or run / "split.json"
+        learned = section.get("targets")
     dataset = open_dataset(data, layout, require_labels=False, channel=channel)
     if layout == "auto":
         layout = next((name for name, module in LAYOUTS.items() if module.detect(data)), "parquet")  # hf://...
@@ -86,9 +91,16 @@ def choose_cases(
         chosen.notes.append(f"Cases and prompts are those of {replay.file}.")
     else:
         _take_part(chosen, split, part, run, max_cases)
+        chosen.targets = _learned(learned, dataset)
     chosen.seen = _trained_on(models, chosen)
     chosen.notes += chosen.seen.values()
     return chosen
+
+
+def _learned(targets: object, dataset: Dataset) -> list[str] | None:
+    """The targets of a recipe if they are some of the data set's, None if they are all, or no longer there."""
+    known = [name for name in dataset.targets if isinstance(targets, list) and name in targets]
+    return known if isinstance(targets, list) and len(known) == len(targets) < len(dataset.targets) else None
 
 
 def _take_part(chosen: Chosen, split: Path | None, part: str, run: Path | None, max_cases: int | None) -> None:

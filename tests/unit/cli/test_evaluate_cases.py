@@ -7,7 +7,7 @@ import pytest
 from medsam_adapter.cli.evaluate_cases import choose_cases, picture_settings
 from medsam_adapter.data.layouts import open_dataset
 from medsam_adapter.errors import CheckpointError, DataError, RecipeError
-from miniatures import folder
+from miniatures import folder, refuge
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,29 @@ def test_a_recipe_of_another_version_still_names_its_data(tmp_path):
     with pytest.raises(DataError, match="no test cases"):
         choose_cases([str(run)], None)
     assert len(choose_cases([str(run)], None, part="all").cases) > 1
+
+
+@pytest.mark.parametrize(
+    ("learned", "expected"),
+    [
+        ("[optic cup]", ["optic cup"]),
+        ("null", None),
+        ("[optic cup, optic disc]", None),
+        ("[liver]", None),
+        ("[3]", None),
+    ],
+)
+def test_targets_are_those_that_the_run_has_learned(tmp_path, learned, expected):
+    """Of what it was never shown, its figures say nothing. Other data is asked for all that it has."""
+    for name in ("data", "other"):
+        refuge.write(tmp_path / name)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "split.json").write_text("{}")
+    (run / "recipe.yaml").write_text(f"data: {{path: {tmp_path / 'data'}, layout: refuge, targets: {learned}}}")
+    assert choose_cases([str(run)], None, part="all").targets == expected
+    assert choose_cases([str(run)], tmp_path / "data", part="all").targets == expected
+    assert choose_cases([str(run)], tmp_path / "other", part="all").targets is None
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", ""])
