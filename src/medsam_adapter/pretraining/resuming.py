@@ -41,11 +41,11 @@ def refuse_another_run(recipe: Any, state: dict[str, Any], free: Collection[str]
             "the checkpoint belongs to another recipe", file=file.parent,
             expected=", ".join(f"{name}: {own[name]}" for name in other),
             found=", ".join(f"{name}: {trained.get(name)}" for name in other),
-            hint=f"resume with the values of its {file.name}, or start without --resume",
+            hint=f"resume with the values of its {file.name}, or start anew with --overwrite",
         )  # fmt: skip
     if state["step"] > recipe.steps:
         raise CheckpointError(
             "the run has done more steps than the recipe asks for", file=file.parent,
             expected=f"steps: {state['step']} or more", found=f"{state['step']} steps",
-            hint=f"resume with more steps than {recipe.steps}, or start without --resume",
+            hint=f"resume with more steps than {recipe.steps}, or start anew with --overwrite",
         )  # fmt: skip

@@ -796,22 +796,14 @@ def test_tiny_and_constant_images_are_no_trouble(shape):
         "patient001/patient001_frame01_gt.nii.gz", "p_mask/0000.PNG", "Disc_Cup_Masks/g0001.bmp", "gts/V0001.bmp",
         "RIGA-mask/BinRushed/image1-1.tif", "case_00000/instances/kidney_instance-1_annotation-1.nii.gz",
         "ISIC_0000000_superpixels.png", "images/a_mask.png",
-    ],
-)  # fmt: skip
-def test_references_of_our_own_layouts_are_no_pictures_to_learn_from(file):
-    assert is_reference(file)
-
-
-@pytest.mark.parametrize(
-    "file",
-    [
+        # as others call them
         "segmentation/a.png", "seg/a.png", "GroundTruth/a.png", "ground_truth/a.png", "annotations/a.png",
         "labels_train/a.png", "masks_png/a.png", "train_masks/a.png", "ISIC2018_Task1_Training_GroundTruth/a.png",
         "benign/benign (1)_mask_1.png", "sub-01_dseg.nii.gz", "label_total.nii.gz", "mask_01.png", "seg-12.nii",
         "a_seg2.nii.gz", "000_HC_Annotation.png", "a_mask1.png",
     ],
 )  # fmt: skip
-def test_masks_as_others_call_them_are_no_pictures_to_learn_from(file):
+def test_masks_are_no_pictures_to_learn_from(file):
     assert is_reference(file)
 
 
